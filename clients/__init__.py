@@ -1,0 +1,1 @@
+"""One site: its rows, its training, its promise."""

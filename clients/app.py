@@ -1,0 +1,90 @@
+"""Flower's ClientApp of a site: messages in, messages out; every failure becomes a refusal that holds no data.
+
+`app` is what Flower loads in deployments and simulations alike.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import lru_cache
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from clients.site import MODELS, Site
+from federation.layout import Layout
+from federation.messages import (
+    Order,
+    Refusal,
+    read_history,
+    read_order,
+    write_evaluation,
+    write_history,
+    write_refusal,
+    write_report,
+)
+from federation.reading import read_plan
+from federation.site_info import SiteInfo
+from federation.task import load_task
+from privacy.errors import FedSealError
+
+_LOG = logging.getLogger(__name__)
+
+
+def client_app(site_of: Callable[[Context], Site]) -> ClientApp:
+    """A ClientApp that answers for the site that `site_of` finds in the context."""
+    made = ClientApp()
+
+    @made.train()
+    def train(message: Message, context: Context) -> Message:
+        def answer(site: Site, order: Order) -> RecordDict:
+            history = read_history(context.state)
+            return write_report(site.train(order, history, lambda new: write_history(context.state, new)))
+
+        return _answered(message, context, answer)
+
+    @made.evaluate()
+    def evaluate(message: Message, context: Context) -> Message:
+        return _answered(message, context, lambda site, order: write_evaluation(site.evaluate(order)))
+
+    def _answered(message: Message, context: Context, answer: Callable[[Site, Order], RecordDict]) -> Message:
+        name = str(context.node_config.get("site-name", context.node_id))
+        try:
+            site = site_of(context)
+            name = site.info.name
+            order = read_order(message.content, Layout.of(MODELS.of(site.task)))
+            content = answer(site, order)
+        except FedSealError as error:
+            _LOG.info("refused site=%s error=%s reason=%s", name, type(error).__name__, error)
+            content = write_refusal(Refusal(site=name, error=type(error).__name__, reason=str(error)))
+        except Exception as error:
+            # Flower would send the error's text to the server, and a text can quote a record.
+            _LOG.exception("failed site=%s", name)
+            kind = type(error).__name__
+            content = write_refusal(
+                Refusal(site=name, error=kind, reason=f"{kind}; the details are in the site's own log")
+            )
+        return Message(content, reply_to=message)
+
+    return made
+
+
+def site_from_context(context: Context) -> Site:
+    """The site that Flower's run config (the plan) and node config (the site's own settings) describe."""
+    plan_items = tuple(sorted(context.run_config.items()))
+    node_items = tuple(sorted(context.node_config.items()))
+    return _site(plan_items, node_items)
+
+
+@lru_cache(maxsize=64)
+def _site(plan_items: tuple[tuple[str, object], ...], node_items: tuple[tuple[str, object], ...]) -> Site:
+    plan = read_plan(dict(plan_items))  # type: ignore[arg-type]
+    return Site(
+        task=load_task(plan.task),
+        info=SiteInfo.from_node_config(dict(node_items), plan),  # type: ignore[arg-type]
+        plan=plan,
+    )
+
+
+app = client_app(site_from_context)

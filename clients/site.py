@@ -1,0 +1,160 @@
+"""One site: it checks the order, counts the price, trains, and answers. `Site.train` is the whole promise.
+
+Between rounds a site keeps only its history (`federation.messages.History`), which its caller stores.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from clients.model_check import refuse_dependent_losses, refuse_unsupported_model
+from clients.training import Protection, Settings, train_privately, train_without_privacy
+from federation.layout import Layout
+from federation.messages import EvaluateReport, History, Order, TrainReport
+from federation.plan import Plan
+from federation.promise import refuse_beyond_budget, round_mechanism
+from federation.rows import Rows, split
+from federation.site_info import SiteInfo
+from federation.task import Task
+from privacy.errors import DataInvalid, OrderRefused
+from privacy.mechanism import Mechanism
+from privacy.noise import RandomStream
+
+
+class Models(threading.local):
+    """One model a thread for the task last used there, so that thousands of sites share a few models."""
+
+    def __init__(self) -> None:
+        self._task: Task | None = None
+        self._model: nn.Module | None = None
+
+    def of(self, task: Task) -> nn.Module:
+        """The thread's model of this task; its weights are whatever was last loaded."""
+        if self._model is None or self._task is not task:
+            self._task, self._model = task, task.model()
+        return self._model
+
+
+MODELS = Models()
+
+
+@dataclass(slots=True, kw_only=True)
+class Site:
+    """A site of one run: what it trains, who it is, and the plan it agreed to."""
+
+    task: Task
+    info: SiteInfo
+    plan: Plan
+    _rows: tuple[Rows, Rows] | None = field(default=None, init=False)
+
+    def train(self, order: Order, history: History, remember: Callable[[History], None]) -> TrainReport:
+        """Trains one round; calls `remember` with the new history before a record is read.
+
+        Raises:
+            OrderRefused: the order is for another plan, or its round was taken up before.
+            BudgetExhausted: the round would pass the plan's budget.
+            ModelUnsupported, TaskInvalid, DataInvalid: the task can't be trained here.
+        """
+        self._refuse(order, history)
+        model = self._model(order)
+        mechanism = self._priced(model, history)
+        remember(after(history, order.address.round, mechanism))
+        update = self._trained(model, order, mechanism) - order.vector  # (P,)
+        return TrainReport(
+            address=order.address,
+            site=self.info.name,
+            update=update,
+            mechanism=mechanism,
+            declared_rows=self.info.declared_rows or 0,
+            seeded=self.info.simulation_seed is not None,
+        )
+
+    def evaluate(self, order: Order) -> EvaluateReport:
+        """Plain metric sums of the order's model over the site's held-out records.
+
+        Raises:
+            OrderRefused: the order is for another plan, or the plan does not report plain metrics.
+        """
+        self._refuse(order, None)
+        if self.plan.metrics != "plain":
+            raise OrderRefused("the plan says metrics = 'none': this site reports no metrics")
+        _, test = self._split_rows()
+        model = self._model(order).eval()
+        with torch.no_grad():
+            sums = self.task.metrics(model, self.task.prepare(test).to(self._device()))
+        return EvaluateReport(address=order.address, site=self.info.name, sums={k: v.cpu() for k, v in sums.items()})
+
+    def _refuse(self, order: Order, history: History | None) -> None:
+        address = order.address
+        if address.plan != self.plan.digest:
+            raise OrderRefused(
+                f"the order is under plan {address.plan[:12]}…, this site agreed to {self.plan.digest[:12]}…"
+            )
+        if not 1 <= address.round <= self.plan.rounds:
+            raise OrderRefused(f"round {address.round} is outside the plan's {self.plan.rounds} rounds")
+        if history is not None and address.round <= history.last_round:
+            raise OrderRefused(f"round {address.round} was taken up before: an order is answered once")
+
+    def _model(self, order: Order) -> nn.Module:
+        model = MODELS.of(self.task).to(self._device())
+        Layout.of(model).load(model, order.vector)
+        return model
+
+    def _priced(self, model: nn.Module, history: History) -> Mechanism | None:
+        if not self.plan.is_private:
+            return None
+        refuse_unsupported_model(model)
+        mechanism = round_mechanism(self.plan)
+        refuse_beyond_budget(self.plan, history.mechanisms, mechanism)
+        self._denominator()
+        return mechanism
+
+    def _trained(self, model: nn.Module, order: Order, mechanism: Mechanism | None) -> torch.Tensor:
+        rows = self.task.prepare(self._split_rows()[0]).to(self._device())
+        settings = Settings(
+            training=self.plan.training, hardware=self.plan.hardware, stream=self._stream(order.address.round)
+        )
+        if mechanism is None:
+            if not len(rows):
+                raise DataInvalid(f"{self.info.name} holds no training records")
+            return train_without_privacy(self.task, model, rows, settings)
+        refuse_dependent_losses(self.task, model, rows)
+        protection = Protection(mechanism=mechanism, denominator=self._denominator())
+        return train_privately(self.task, model, rows, protection, settings)
+
+    def _denominator(self) -> float:
+        declared = self.info.declared_rows or self.plan.data.rows_per_site
+        if declared is None:
+            raise OrderRefused(
+                f"{self.info.name} declares no number of rows and the plan states none, but gradients are divided by a "
+                "public number: set data.rows_per_site in the plan, or declared-rows in the site's node config"
+            )
+        return self.plan.training.sample_rate * declared
+
+    def _split_rows(self) -> tuple[Rows, Rows]:
+        if self._rows is None:
+            self._rows = split(self.task.rows(self.info), self.plan.data.test_share, self.plan.seed)
+        return self._rows
+
+    def _stream(self, round_number: int) -> RandomStream:
+        seed = self.info.simulation_seed
+        if seed is None:
+            return RandomStream.from_system()
+        return RandomStream.from_seed(seed, "site", self.info.index, "round", round_number)
+
+    def _device(self) -> torch.device:
+        wanted = self.plan.hardware.device
+        if wanted == "auto":
+            wanted = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device(wanted)
+
+
+def after(history: History, round_number: int, mechanism: Mechanism | None) -> History:
+    """The history once this round is taken up."""
+    added = () if mechanism is None else (mechanism,)
+    return History(last_round=round_number, mechanisms=(*history.mechanisms, *added))

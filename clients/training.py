@@ -1,0 +1,232 @@
+"""Local training with record-level differential privacy: Opacus' gradients under our own sampling, clipping and noise.
+
+DP-SGD (Abadi et al. 2016, Algorithm 1). Opacus gives the gradient of every record and the optimizer; `make_private` is
+not used, because its sample rate and denominator depend on the number of records, its loader can be a step short, and
+one non-finite record poisons the model. Here the sample rate, the steps and the denominator are public facts of the
+plan; a record enters each step by its own coin (Poisson); a non-finite gradient counts as zero; noise comes from a
+`RandomStream`. Must never train on a batch that was not drawn by those coins.
+
+In tensor comments: n records of the site, B records of a physical batch.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from opacus import GradSampleModule
+from opacus.grad_sample import GradSampleModuleExpandedWeights
+from opacus.optimizers import DPOptimizer
+from torch import Tensor, nn
+
+from clients.model_check import refuse_changed_state
+from clients.penalties import LocalOptimizer
+from federation.plan import HardwareSettings, TrainingSettings
+from federation.rows import Rows
+from federation.task import Task
+from privacy.errors import TaskInvalid
+from privacy.mechanism import Mechanism
+from privacy.noise import RandomStream
+
+_EXPANDED_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.GroupNorm)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_TORCH_RANDOMNESS = threading.Lock()
+
+# Opacus hooks every layer, the first one too, whose input is data and needs no gradient; torch warns of that each time.
+warnings.filterwarnings(
+    "ignore", message="Full backward hook is firing when gradients are computed", category=UserWarning
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Protection:
+    """What changes the guarantee: the mechanism, and the public number that sums of gradients are divided by."""
+
+    mechanism: Mechanism
+    denominator: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What both ways of training need besides model and rows."""
+
+    training: TrainingSettings
+    hardware: HardwareSettings
+    stream: RandomStream
+
+
+def train_privately(
+    task: Task, model: nn.Module, rows: Rows, protection: Protection, settings: Settings
+) -> NDArray[np.float32]:
+    """Trains `model` in place for the mechanism's steps and returns the trained vector, shape (P,).
+
+    The sum of clipped gradients of each step has L2 sensitivity max_grad_norm to one record, and gets noise of standard
+    deviation noise_multiplier x max_grad_norm in every coordinate.
+
+    Raises:
+        TaskInvalid: the task's loss is not one number a record.
+        ModelUnsupported: the model wrote into its own buffers, past clipping and noise.
+    """
+    mechanism = protection.mechanism
+    state = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    optimizer = LocalOptimizer(model, settings.training)
+    private = _NoisyOptimizer(optimizer.inner, protection, settings.stream)
+    module = _per_record_gradients(model, settings.hardware)
+    module.train()
+    try:
+        with torch_randomness(model, settings.stream):
+            for _ in range(mechanism.steps):
+                drawn = _positions(settings.stream.coins(len(rows), mechanism.sample_rate), rows)
+                for chunk in drawn.split(settings.hardware.max_physical_batch):
+                    _losses(task, module, _augmented(task, rows.take(chunk), settings.stream)).sum().backward()
+                    private.accumulate(len(chunk))
+                private.finish()
+                optimizer.step()
+    finally:
+        module.remove_hooks()
+    refuse_changed_state(model, state)
+    return optimizer.result()
+
+
+def train_without_privacy(task: Task, model: nn.Module, rows: Rows, settings: Settings) -> NDArray[np.float32]:
+    """Trains `model` in place on shuffled batches of about sample_rate x n records; protects nobody.
+
+    Raises:
+        TaskInvalid: the task's loss is not one number a record.
+    """
+    optimizer = LocalOptimizer(model, settings.training)
+    batches = _shuffled_batches(len(rows), settings)
+    model.train()
+    with torch_randomness(model, settings.stream):
+        for _ in range(settings.training.steps):
+            drawn = next(batches).to(_device(rows))
+            optimizer.inner.zero_grad()
+            for chunk in drawn.split(settings.hardware.max_physical_batch):
+                batch = _augmented(task, rows.take(chunk), settings.stream)
+                (_losses(task, model, batch).sum() / len(drawn)).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+    return optimizer.result()
+
+
+class _NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
+    """Opacus' optimizer with a public denominator, finite sums and our noise; steps are taken by `LocalOptimizer`."""
+
+    def __init__(self, inner: torch.optim.Optimizer, protection: Protection, stream: RandomStream) -> None:
+        mechanism = protection.mechanism
+        super().__init__(
+            inner,
+            noise_multiplier=mechanism.noise_multiplier,
+            max_grad_norm=mechanism.max_grad_norm,
+            expected_batch_size=None,
+            loss_reduction="sum",
+        )
+        self._denominator = protection.denominator
+        self._stream = stream
+
+    def accumulate(self, records: int) -> None:
+        """Clips the gradients of a physical batch of `records` records and adds them to the step's sum."""
+        for parameter in self.params:
+            if parameter.grad_sample is None:
+                parameter.grad_sample = parameter.new_zeros((records, *parameter.shape))
+        self._zero_non_finite_records()
+        self.clip_and_accumulate()
+        for parameter in self.params:
+            parameter.grad_sample = None
+
+    def finish(self) -> None:
+        """Turns the step's sum into `grad`: noise added, divided by the denominator. An empty step is noise alone."""
+        for parameter in self.params:
+            if parameter.summed_grad is None:
+                parameter.summed_grad = torch.zeros_like(parameter)
+        self.add_noise()
+        for parameter in self.params:
+            parameter.grad /= self._denominator
+            parameter.summed_grad = None
+
+    def add_noise(self) -> None:
+        """Noise for all parameters from one draw of the stream."""
+        parameters = self.params
+        sizes = [parameter.numel() for parameter in parameters]
+        draw = torch.from_numpy(self._stream.normals(sum(sizes)) * (self.noise_multiplier * self.max_grad_norm))
+        for parameter, noise in zip(parameters, draw.split(sizes), strict=True):
+            parameter.grad = parameter.summed_grad + noise.view_as(parameter).to(parameter)
+
+    def _zero_non_finite_records(self) -> None:
+        gradients = self.grad_samples
+        if all(bool(gradient.sum().isfinite()) for gradient in gradients):
+            return
+        finite = torch.stack([gradient.flatten(1).isfinite().all(dim=1) for gradient in gradients]).all(dim=0)  # (B,)
+        for gradient in gradients:
+            gradient[~finite] = 0
+
+
+@contextmanager
+def torch_randomness(model: nn.Module, stream: RandomStream) -> Iterator[None]:
+    """Makes what the model draws from torch's global generator (dropout) repeat in seeded runs.
+
+    The generator belongs to the whole process, so seeded sites whose models draw from it take turns.
+    """
+    if not stream.seeded or not any("drop" in type(module).__name__.lower() for module in model.modules()):
+        yield
+        return
+    with _TORCH_RANDOMNESS, torch.random.fork_rng():
+        torch.manual_seed(int(stream.uniforms(1)[0] * 2**53))
+        yield
+
+
+def grad_sample_mode(model: nn.Module, wanted: str) -> str:
+    """Which of Opacus' modes serves the model: `wanted`, or for "auto" the one its layers ask for.
+
+    ew (expanded weights) is the fastest for convolutions, where every layer supports it; hooks serve the rest, and fall
+    back to functorch for each layer that Opacus has no rule for.
+    """
+    if wanted != "auto":
+        return wanted
+    layers = [module for module in model.modules() if any(True for _ in module.parameters(recurse=False))]
+    expanded = all(type(layer) in _EXPANDED_LAYERS for layer in layers)
+    return "ew" if expanded and any(isinstance(layer, _CONVOLUTIONS) for layer in layers) else "hooks"
+
+
+def _per_record_gradients(model: nn.Module, hardware: HardwareSettings) -> nn.Module:
+    mode = grad_sample_mode(model, hardware.grad_sample_mode)
+    if mode == "ew":
+        return GradSampleModuleExpandedWeights(model, loss_reduction="sum")
+    return GradSampleModule(model, loss_reduction="sum", force_functorch=mode == "functorch")
+
+
+def _positions(mask: NDArray[np.bool_], rows: Rows) -> Tensor:
+    return torch.from_numpy(mask.nonzero()[0]).to(_device(rows))
+
+
+def _shuffled_batches(records: int, settings: Settings) -> Iterator[Tensor]:
+    size = max(1, round(settings.training.sample_rate * records))
+    while True:
+        order = torch.from_numpy(settings.stream.uniforms(records).argsort())  # (n,)
+        yield from order.split(size)
+
+
+def _augmented(task: Task, batch: Rows, stream: RandomStream) -> Rows:
+    if type(task).augment is Task.augment:
+        return batch
+    generator = torch.Generator().manual_seed(int(stream.uniforms(1)[0] * 2**53))
+    return task.augment(batch, generator)
+
+
+def _losses(task: Task, model: nn.Module, batch: Rows) -> Tensor:
+    losses = task.loss(model, batch)
+    if losses.shape != (len(batch),):
+        raise TaskInvalid(
+            f"the task's loss has shape {tuple(losses.shape)} for a batch of {len(batch)} records: return one loss a "
+            "record, for example with reduction='none'"
+        )
+    return losses
+
+
+def _device(rows: Rows) -> torch.device:
+    return next(iter(rows.fields.values())).device

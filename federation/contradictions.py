@@ -1,0 +1,64 @@
+"""Settings that are right alone and wrong together: each refused with the reason and the remedy (DESIGN G7)."""
+
+from __future__ import annotations
+
+from federation.plan import Plan
+from privacy.errors import PlanInvalid
+
+
+def refuse_contradictions(plan: Plan) -> None:
+    """Passes a plan whose settings agree.
+
+    Raises:
+        PlanInvalid: two settings contradict each other, or together would make a claim false.
+    """
+    for says_no in (
+        _delta_against_rows,
+        _robust_against_weights,
+        _krum_against_quorum,
+        _column_named,
+        _rounds_per_site,
+    ):
+        says_no(plan)
+
+
+def _delta_against_rows(plan: Plan) -> None:
+    rows = plan.data.rows_per_site
+    if plan.is_private and rows is not None and plan.privacy.delta * rows >= 1:
+        raise PlanInvalid(
+            f"plan: privacy.delta is {plan.privacy.delta:g}, but a site holds about {rows} records: a mechanism may "
+            f"then publish a whole record and still keep its promise; set privacy.delta below {0.1 / rows:.1g}"
+        )
+
+
+def _robust_against_weights(plan: Plan) -> None:
+    if plan.aggregation.rule != "mean" and plan.aggregation.weights != "uniform":
+        raise PlanInvalid(
+            f"plan: aggregation.rule {plan.aggregation.rule!r} counts every site once, so aggregation.weights can't be "
+            f"{plan.aggregation.weights!r}; set aggregation.weights to 'uniform', or aggregation.rule to 'mean'"
+        )
+
+
+def _krum_against_quorum(plan: Plan) -> None:
+    needed = 2 * plan.aggregation.byzantine_sites + 3
+    if plan.aggregation.rule == "krum" and plan.cohort.quorum < needed:
+        raise PlanInvalid(
+            f"plan: krum against {plan.aggregation.byzantine_sites} lying sites needs {needed} reports (Blanchard et al. "
+            f"2017), but cohort.quorum is {plan.cohort.quorum}; set cohort.quorum to at least {needed}"
+        )
+
+
+def _column_named(plan: Plan) -> None:
+    if plan.data.partition == "column" and not plan.data.partition_column:
+        raise PlanInvalid(
+            "plan: data.partition is 'column', so set data.partition_column to the field that names sites"
+        )
+
+
+def _rounds_per_site(plan: Plan) -> None:
+    rounds = plan.privacy.rounds_per_site
+    if rounds is not None and rounds > plan.rounds:
+        raise PlanInvalid(
+            f"plan: privacy.rounds_per_site is {rounds}, more than the {plan.rounds} planned rounds: noise would be "
+            "calibrated for rounds that never come; lower it or leave it out"
+        )

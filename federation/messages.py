@@ -1,0 +1,321 @@
+"""Orders and reports <-> Flower's RecordDict: the only file that knows Flower's records and our keys in them.
+
+Everything that arrives is checked here, once: shape, dtype, size, finite values, run, round, plan. After that it is a
+value and nobody checks again. Vectors travel as raw little-endian bytes under a serialisation type of ours, so that
+nothing from outside reaches a loader that could do more than copy numbers. P is the length of the layout's vector.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from numpy.typing import NDArray
+from torch import Tensor
+
+from federation.layout import Layout
+from privacy.errors import (
+    LateReport,
+    MalformedReport,
+    MechanismUnsound,
+    MissingTensor,
+    NotFinite,
+    OrderRefused,
+    ReportRefused,
+    WrongMechanism,
+    WrongPlan,
+    WrongRun,
+    WrongShape,
+)
+from privacy.mechanism import Mechanism
+
+_SERIALISATION = "fedseal.little-endian"
+_FACTS, _VECTOR, _SUMS, _REFUSAL, _HISTORY = "facts", "vector", "sums", "refusal", "history"
+_LARGEST_METRICS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """What a message belongs to: run id, round (from 1), plan hash and layout digest (hex)."""
+
+    run: str
+    round: int
+    plan: str
+    layout: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """The server's wish: train on, or evaluate, this model vector of shape (P,), float32."""
+
+    address: Address
+    cohort: int
+    vector: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainReport:
+    """A site's answer: its update of shape (P,), float32, and what making it cost.
+
+    mechanism:     None where the plan has no privacy
+    declared_rows: the site's public declaration, 0 where it made none
+    seeded:        whether the noise came from a seed (simulations and tests only)
+    """
+
+    address: Address
+    site: str
+    update: NDArray[np.float32]
+    mechanism: Mechanism | None
+    declared_rows: int
+    seeded: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateReport:
+    """A site's plain metric sums over its held-out records."""
+
+    address: Address
+    site: str
+    sums: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """A site's no: the name of the error, and its message."""
+
+    site: str
+    error: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expectation:
+    """What the server holds a report against."""
+
+    address: Address
+    layout: Layout
+    mechanism: Mechanism | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What a site has promised in this run: the last round it took up, and the mechanism of each."""
+
+    last_round: int = 0
+    mechanisms: tuple[Mechanism, ...] = ()
+
+
+def write_order(order: Order) -> RecordDict:
+    """An order as Flower carries it."""
+    facts = {**_address_facts(order.address), "cohort": order.cohort}
+    return RecordDict({_FACTS: ConfigRecord(facts), _VECTOR: ArrayRecord({_VECTOR: _array(order.vector)})})
+
+
+def read_order(content: RecordDict, layout: Layout) -> Order:
+    """An order, checked against the model that the site knows.
+
+    Raises:
+        OrderRefused: the message is malformed, or made for another model.
+    """
+    try:
+        facts = _facts(content)
+        address = _address(facts)
+        if address.layout != layout.digest:
+            raise OrderRefused(
+                "the order is for a model of other tensors than this site's task has; install the same task"
+            )
+        return Order(address=address, cohort=int(str(facts["cohort"])), vector=_finite_vector(content, layout.length))
+    except (ReportRefused, KeyError, ValueError, TypeError) as error:
+        raise OrderRefused(f"the server's order can't be read: {_plain(error)}") from None
+
+
+def write_report(report: TrainReport) -> RecordDict:
+    """A training report as Flower carries it."""
+    facts = {
+        **_address_facts(report.address),
+        "site": report.site,
+        "declared-rows": report.declared_rows,
+        "seeded": report.seeded,
+        "mechanism": _mechanism_text(report.mechanism),
+    }
+    return RecordDict({_FACTS: ConfigRecord(facts), _VECTOR: ArrayRecord({_VECTOR: _array(report.update)})})
+
+
+def read_report(content: RecordDict, expected: Expectation) -> TrainReport | Refusal:
+    """A training report that may be added to the sum, or the site's refusal.
+
+    Raises:
+        ReportRefused: one of its kinds, saying what is wrong.
+    """
+    if _REFUSAL in content.config_records:
+        return _refusal(content)
+    facts = _checked_facts(content, expected.address)
+    try:
+        mechanism = _mechanism(str(facts["mechanism"]))
+        declared = int(str(facts["declared-rows"]))
+        seeded = bool(facts["seeded"])
+    except (KeyError, ValueError, MechanismUnsound) as error:
+        raise MalformedReport(f"the report's facts can't be read: {_plain(error)}") from None
+    if declared < 0:
+        raise MalformedReport(f"the site declares {declared} rows")
+    if mechanism != expected.mechanism:
+        raise WrongMechanism(f"the site states {mechanism}, but the plan asks for {expected.mechanism}")
+    return TrainReport(
+        address=expected.address,
+        site=_site_name(facts),
+        update=_finite_vector(content, expected.layout.length),
+        mechanism=mechanism,
+        declared_rows=declared,
+        seeded=seeded,
+    )
+
+
+def write_evaluation(report: EvaluateReport) -> RecordDict:
+    """An evaluation report as Flower carries it."""
+    sums = ArrayRecord({name: _array(tensor.numpy()) for name, tensor in report.sums.items()})
+    facts = {**_address_facts(report.address), "site": report.site}
+    return RecordDict({_FACTS: ConfigRecord(facts), _SUMS: sums})
+
+
+def read_evaluation(content: RecordDict, expected: Address) -> EvaluateReport | Refusal:
+    """An evaluation report, or the site's refusal.
+
+    Raises:
+        ReportRefused: one of its kinds, saying what is wrong.
+    """
+    if _REFUSAL in content.config_records:
+        return _refusal(content)
+    facts = _checked_facts(content, expected)
+    if _SUMS not in content.array_records:
+        raise MissingTensor("the evaluation holds no sums")
+    sums = {name: torch.from_numpy(_sums(name, array)) for name, array in content.array_records[_SUMS].items()}
+    return EvaluateReport(address=expected, site=_site_name(facts), sums=sums)
+
+
+def write_refusal(refusal: Refusal) -> RecordDict:
+    """A refusal as Flower carries it."""
+    facts = {"site": refusal.site, "error": refusal.error, "reason": refusal.reason}
+    return RecordDict({_REFUSAL: ConfigRecord(facts)})
+
+
+def read_history(state: RecordDict) -> History:
+    """What the site's Flower state remembers of this run; empty at the start."""
+    record = state.config_records.get(_HISTORY)
+    if record is None:
+        return History()
+    texts = record["mechanisms"]
+    counts = record["counts"]
+    assert isinstance(texts, list) and isinstance(counts, list)
+    mechanisms: list[Mechanism] = []
+    for text, count in zip(texts, counts, strict=True):
+        mechanism = _mechanism(str(text))
+        assert mechanism is not None
+        mechanisms.extend([mechanism] * int(count))
+    return History(last_round=int(str(record["last-round"])), mechanisms=tuple(mechanisms))
+
+
+def write_history(state: RecordDict, history: History) -> None:
+    """Remembers the history in the site's Flower state, equal mechanisms counted together."""
+    counts: dict[str, int] = {}
+    for mechanism in history.mechanisms:
+        text = _mechanism_text(mechanism)
+        counts[text] = counts.get(text, 0) + 1
+    state[_HISTORY] = ConfigRecord(
+        {"last-round": history.last_round, "mechanisms": list(counts), "counts": list(counts.values())}
+    )
+
+
+def payload_bytes(content: RecordDict) -> int:
+    """Bytes of all arrays in a message: what dominates on the wire."""
+    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
+
+
+def _address_facts(address: Address) -> dict[str, str | int]:
+    return {"run": address.run, "round": address.round, "plan": address.plan, "layout": address.layout}
+
+
+def _address(facts: Mapping[str, object]) -> Address:
+    return Address(
+        run=str(facts["run"]), round=int(str(facts["round"])), plan=str(facts["plan"]), layout=str(facts["layout"])
+    )
+
+
+def _facts(content: RecordDict) -> Mapping[str, object]:
+    if _FACTS not in content.config_records:
+        raise MalformedReport("the message holds no facts (run, round, plan)")
+    return dict(content.config_records[_FACTS])
+
+
+def _checked_facts(content: RecordDict, expected: Address) -> Mapping[str, object]:
+    facts = _facts(content)
+    try:
+        address = _address(facts)
+    except (KeyError, ValueError) as error:
+        raise MalformedReport(f"the message's facts can't be read: {_plain(error)}") from None
+    if address.run != expected.run:
+        raise WrongRun(f"made for run {address.run}, this is run {expected.run}")
+    if address.plan != expected.plan:
+        raise WrongPlan(f"made under plan {address.plan[:12]}…, this run's plan is {expected.plan[:12]}…")
+    if address.round != expected.round:
+        raise LateReport(f"made for round {address.round}, this is round {expected.round}")
+    if address.layout != expected.layout:
+        raise WrongShape("made for a model of other tensors: the site's task is not the server's")
+    return facts
+
+
+def _refusal(content: RecordDict) -> Refusal:
+    record = content.config_records[_REFUSAL]
+    site, error, reason = (str(record.get(key, ""))[:2000] for key in ("site", "error", "reason"))
+    return Refusal(site=site, error=error, reason=reason)
+
+
+def _site_name(facts: Mapping[str, object]) -> str:
+    return str(facts.get("site", ""))[:100]
+
+
+def _array(values: NDArray[np.float32] | NDArray[np.float64]) -> Array:
+    little = np.ascontiguousarray(values, dtype=values.dtype.newbyteorder("<"))
+    return Array(dtype=values.dtype.name, shape=values.shape, stype=_SERIALISATION, data=little.tobytes())
+
+
+def _finite_vector(content: RecordDict, length: int) -> NDArray[np.float32]:
+    if _VECTOR not in content.array_records or _VECTOR not in content.array_records[_VECTOR]:
+        raise MissingTensor("the message holds no model vector")
+    array = content.array_records[_VECTOR][_VECTOR]
+    if array.stype != _SERIALISATION or array.dtype != "float32":
+        raise WrongShape(
+            f"the vector is {array.dtype} serialised as {array.stype!r}, not float32 as {_SERIALISATION!r}"
+        )
+    if tuple(array.shape) != (length,) or len(array.data) != 4 * length:
+        raise WrongShape(f"the vector has shape {tuple(array.shape)} in {len(array.data)} bytes, not ({length},)")
+    vector = np.frombuffer(array.data, dtype="<f4")  # (P,)
+    if not np.isfinite(vector).all():
+        raise NotFinite("the vector holds NaN or infinity")
+    return vector
+
+
+def _sums(name: str, array: Array) -> NDArray[np.float64]:
+    if array.stype != _SERIALISATION or array.dtype != "float64":
+        raise WrongShape(f"metric {name[:100]!r} is {array.dtype} serialised as {array.stype!r}")
+    if len(array.data) > _LARGEST_METRICS or len(array.data) != 8 * int(np.prod(array.shape)):
+        raise WrongShape(f"metric {name[:100]!r} has shape {tuple(array.shape)} in {len(array.data)} bytes")
+    values = np.frombuffer(array.data, dtype="<f8").reshape(array.shape).copy()
+    if not np.isfinite(values).all():
+        raise NotFinite(f"metric {name[:100]!r} holds NaN or infinity")
+    return values
+
+
+def _mechanism_text(mechanism: Mechanism | None) -> str:
+    return "none" if mechanism is None else json.dumps(mechanism.facts(), sort_keys=True)
+
+
+def _mechanism(text: str) -> Mechanism | None:
+    return None if text == "none" else Mechanism.from_facts(json.loads(text))
+
+
+def _plain(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

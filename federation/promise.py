@@ -1,0 +1,53 @@
+"""What a plan promises: the mechanism of one round, and what it costs. Both sides compute it; neither tells the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from federation.plan import Plan
+from privacy.accountant import Budget, calibrate, epsilon
+from privacy.errors import BudgetExhausted
+from privacy.mechanism import Mechanism
+
+
+def budget(plan: Plan) -> Budget:
+    """What each site may spend over the whole run."""
+    return Budget(epsilon=plan.privacy.epsilon, delta=plan.privacy.delta)
+
+
+def round_mechanism(plan: Plan) -> Mechanism:
+    """The mechanism of every round of a private plan, calibrated once over all steps that a site may join.
+
+    Raises:
+        ValueError: the plan is not private.
+        PlanInvalid: no noise is enough for its epsilon.
+    """
+    if not plan.is_private:
+        raise ValueError("a plan without privacy has no mechanism")
+    rounds = plan.privacy.rounds_per_site or plan.rounds
+    noise_multiplier = plan.privacy.noise_multiplier
+    if noise_multiplier is None:
+        noise_multiplier = calibrate(budget(plan), plan.training.sample_rate, plan.training.steps * rounds)
+    return Mechanism(
+        noise_multiplier=noise_multiplier,
+        sample_rate=plan.training.sample_rate,
+        steps=plan.training.steps,
+        max_grad_norm=plan.privacy.max_grad_norm,
+        unit=plan.privacy.unit,
+    )
+
+
+def refuse_beyond_budget(plan: Plan, spent: Iterable[Mechanism], asked: Mechanism) -> None:
+    """Passes a round that the budget still covers.
+
+    Raises:
+        BudgetExhausted: with what was spent, asked and left.
+    """
+    before = list(spent)
+    spent_epsilon = epsilon(before, plan.privacy.delta)
+    after = epsilon([*before, asked], plan.privacy.delta)
+    if after > plan.privacy.epsilon:
+        raise BudgetExhausted(
+            f"budget epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g}: {spent_epsilon:.4f} is spent in "
+            f"{len(before)} rounds and this round would make it {after:.4f}"
+        )

@@ -1,0 +1,65 @@
+"""What a site knows of itself before it reads a record: its name, its place in a simulation, its folder, its seed.
+
+Read from Flower's node configuration, which the site's own engineer writes; the server can't change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from federation.plan import Plan, Scalar
+from privacy.errors import DataInvalid
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteInfo:
+    """One site, as the task that loads its rows sees it.
+
+    name:            what people call the site
+    index, count:    its place among the sites of a simulation; 0 of 1 for a site that stands alone
+    data_folder:     where its records lie, if it has a folder
+    declared_rows:   public, rough number of training records; never taken from the data while a run goes on
+    simulation_seed: seeds every draw of the site, noise included; None outside simulations and tests
+    plan:            the run's plan; simulations read from it how a pool of records becomes sites
+    """
+
+    name: str
+    index: int = 0
+    count: int = 1
+    data_folder: Path | None = None
+    declared_rows: int | None = None
+    simulation_seed: int | None = None
+    plan: Plan = field(default_factory=Plan)
+
+    @staticmethod
+    def from_node_config(config: Mapping[str, Scalar], plan: Plan) -> SiteInfo:
+        """Reads `--node-config`: site-name, partition-id, num-partitions, data-folder, declared-rows, simulation-seed.
+
+        Raises:
+            DataInvalid: a number is not one, or partition-id is not below num-partitions.
+        """
+        index = _whole(config, "partition-id", 0)
+        count = _whole(config, "num-partitions", 1)
+        declared = _whole(config, "declared-rows", 0)
+        seed = _whole(config, "simulation-seed", -1)
+        if not 0 <= index < count:
+            raise DataInvalid(f"node config: partition-id {index} is not below num-partitions {count}")
+        folder = config.get("data-folder")
+        return SiteInfo(
+            name=str(config.get("site-name", f"site-{index}")),
+            index=index,
+            count=count,
+            data_folder=Path(str(folder)) if folder is not None else None,
+            declared_rows=declared or None,
+            simulation_seed=seed if seed >= 0 else None,
+            plan=plan,
+        )
+
+
+def _whole(config: Mapping[str, Scalar], key: str, default: int) -> int:
+    try:
+        return int(config.get(key, default))
+    except ValueError:
+        raise DataInvalid(f"node config: {key} is {config[key]!r}, but must be a whole number") from None

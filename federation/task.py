@@ -1,0 +1,98 @@
+"""What is trained: a model, its loss, its metrics, and how a site's rows become tensors.
+
+A user writes one class in `task.py`:
+
+    class Heart(Task):
+        def rows(self, site):    return table(site.data_folder / "heart.csv", label="outcome")
+        def prepare(self, rows): return rows.replace(x=scale(drop_missing(rows)["x"], LOWER, UPPER))
+        def model(self):         return nn.Linear(30, 2)
+
+    task = Heart()
+
+and names it in the plan as `task = "task:task"`. The defaults below serve classification on fields `x` and `y`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from federation.metrics import classification_figures, classification_sums
+from federation.rows import Rows
+from federation.site_info import SiteInfo
+from privacy.errors import TaskInvalid
+
+
+class Task(ABC):
+    """One thing to train, the same object at every site and at the server."""
+
+    @abstractmethod
+    def model(self) -> nn.Module:
+        """A fresh model. Its weights are drawn from torch's global generator, which the server seeds from the plan."""
+
+    @abstractmethod
+    def rows(self, site: SiteInfo) -> Rows:
+        """The site's records as they are, training and test together. Called at the site only."""
+
+    def prepare(self, rows: Rows) -> Rows:
+        """Cleans and encodes: a function of each record alone, or of public constants.
+
+        `federation.preparation` has the pieces. Any statistic learned from the records (a mean, a minimum) would be a
+        release that nobody counts: use public bounds instead.
+        """
+        return rows
+
+    def augment(self, batch: Rows, generator: torch.Generator) -> Rows:
+        """Random changes to a batch's records, each on its own; called once a step in training."""
+        return batch
+
+    def loss(self, model: nn.Module, batch: Rows) -> Tensor:
+        """Losses of a batch of B records, one each: shape (B,). A record's loss must not depend on the others."""
+        return functional.cross_entropy(model(batch["x"]), batch["y"], reduction="none")  # (B, C) -> (B,)
+
+    def metrics(self, model: nn.Module, rows: Rows) -> dict[str, Tensor]:
+        """Sums over records that can be added over sites, float64 tensors of a fixed shape."""
+        return classification_sums(model(rows["x"]), rows["y"])
+
+    def figures(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """What people read, computed from summed metrics: the first is the headline, e.g. accuracy in [0, 1]."""
+        return classification_figures(sums)
+
+
+def load_task(reference: str, folder: Path | None = None) -> Task:
+    """The task that `reference` ("module:attribute") names, looked for in `folder` first.
+
+    Raises:
+        TaskInvalid: the module can't be imported, has no such attribute, or the attribute is no Task.
+    """
+    module_name, _, attribute = reference.partition(":")
+    if folder is not None and str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
+    if folder is not None and _foreign(module_name, folder):
+        del sys.modules[module_name]
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise TaskInvalid(f"task {reference!r}: {error}; the plan's `task` is written module:attribute") from error
+    found = getattr(module, attribute or "task", None)
+    if not isinstance(found, Task):
+        raise TaskInvalid(
+            f"task {reference!r}: {module_name} has no Task called {attribute or 'task'!r}; "
+            "write `task = YourTask()` there, where YourTask is a subclass of federation.Task"
+        )
+    return found
+
+
+def _foreign(module_name: str, folder: Path) -> bool:
+    """Whether a module of that name was loaded from another folder that held one too."""
+    loaded = sys.modules.get(module_name)
+    source = getattr(loaded, "__file__", None)
+    here = folder / f"{module_name}.py"
+    return source is not None and here.exists() and Path(source).resolve() != here.resolve()

@@ -1,0 +1,1 @@
+"""Mathematics and locks: mechanisms, accounting, randomness, errors, reports; imports neither Flower nor torch."""

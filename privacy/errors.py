@@ -1,0 +1,106 @@
+"""Every error that FedSeal raises on purpose, as one tree.
+
+A message says what was wrong, where, and what to do. It never holds a key, a record or a weight, because refusals travel
+to the server. Programming mistakes stay ValueError and RuntimeError.
+
+    FedSealError
+    ├── PlanInvalid             a setting is unknown, out of range, or contradicts another
+    ├── TaskInvalid             a task can't be loaded, or breaks what a task promises
+    │   └── ModelUnsupported    a module that DP-SGD can't serve
+    ├── DataInvalid             rows are missing, misshapen or too few
+    ├── MechanismUnsound        facts that no accountant can price
+    ├── BudgetExhausted         a round would pass the site's budget; nothing was touched
+    ├── OrderRefused            what a site won't do, whatever the server asks
+    ├── RunFailed               a run could not start or go on
+    └── ReportRefused           a reply that the server won't add to the sum
+        ├── WrongRun            made for another run
+        ├── LateReport          made for a round that is over
+        ├── WrongPlan           made under another plan
+        ├── MissingTensor       the update is not there
+        ├── WrongShape          the update has another length, dtype or layout
+        ├── NotFinite           the update holds NaN or infinity
+        ├── DuplicateReport     the site has answered this round already
+        ├── UnknownSite         the site is not in this round's cohort
+        ├── WrongMechanism      the stated mechanism is not the plan's
+        └── MalformedReport     the message can't be read at all
+"""
+
+
+class FedSealError(Exception):
+    """The root: catch this to catch every refusal of FedSeal's."""
+
+
+class PlanInvalid(FedSealError):
+    """A setting is unknown, out of range, or contradicts another."""
+
+
+class TaskInvalid(FedSealError):
+    """A task can't be loaded, or breaks what a task promises."""
+
+
+class ModelUnsupported(TaskInvalid):
+    """A module that DP-SGD can't serve."""
+
+
+class DataInvalid(FedSealError):
+    """Rows are missing, misshapen or too few."""
+
+
+class MechanismUnsound(FedSealError):
+    """Facts that no accountant can price."""
+
+
+class BudgetExhausted(FedSealError):
+    """A round would pass the site's budget; nothing was touched."""
+
+
+class OrderRefused(FedSealError):
+    """What a site won't do, whatever the server asks."""
+
+
+class RunFailed(FedSealError):
+    """A run could not start or go on."""
+
+
+class ReportRefused(FedSealError):
+    """A reply that the server won't add to the sum."""
+
+
+class WrongRun(ReportRefused):
+    """Made for another run."""
+
+
+class LateReport(ReportRefused):
+    """Made for a round that is over."""
+
+
+class WrongPlan(ReportRefused):
+    """Made under another plan."""
+
+
+class MissingTensor(ReportRefused):
+    """The update is not there."""
+
+
+class WrongShape(ReportRefused):
+    """The update has another length, dtype or layout."""
+
+
+class NotFinite(ReportRefused):
+    """The update holds NaN or infinity."""
+
+
+class DuplicateReport(ReportRefused):
+    """The site has answered this round already."""
+
+
+class UnknownSite(ReportRefused):
+    """The site is not in this round's cohort."""
+
+
+class WrongMechanism(ReportRefused):
+    """The stated mechanism is not the plan's."""
+
+
+class MalformedReport(ReportRefused):
+    """The message can't be read at all."""

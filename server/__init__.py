@@ -1,0 +1,1 @@
+"""The server: cohort, admission, sum, the round loop."""

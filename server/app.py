@@ -1,0 +1,59 @@
+"""Flower's ServerApp: reads the plan from the run config and runs its rounds.
+
+`app` is what Flower loads in deployments. It writes the run into `$FEDSEAL_RUNS`, or `runs/` of the working directory.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from federation.plan import Plan
+from federation.reading import read_plan
+from federation.task import load_task
+from server.records import Observer, RoundRecord, RunResult
+from server.rounds import Setup, run_rounds
+from server.run_folder import RunFolder
+
+_LOG = logging.getLogger(__name__)
+
+
+def server_app(setup_of: Callable[[Context], Setup]) -> ServerApp:
+    """A ServerApp that runs what `setup_of` finds in the context."""
+    made = ServerApp()
+
+    @made.main()
+    def main(grid: Grid, context: Context) -> None:
+        run_rounds(grid, setup_of(context))
+
+    return made
+
+
+def setup_from_context(context: Context) -> Setup:
+    """The run that Flower's run config describes."""
+    plan = read_plan(context.run_config)
+    folder = RunFolder(Path(os.environ.get("FEDSEAL_RUNS", "runs")), simulation_seed=None)
+    return Setup(task=load_task(plan.task), plan=plan, observers=(folder, LogLines()))
+
+
+class LogLines(Observer):
+    """One log line an event."""
+
+    def run_started(self, run: str, plan: Plan, nodes: int) -> None:
+        _LOG.info("run started run=%s plan=%s sites=%d", run, plan.digest, nodes)
+
+    def round_finished(self, record: RoundRecord) -> None:
+        _LOG.info("round finished round=%d answered=%d of=%d", record.round, len(record.answered), record.cohort)
+        for refused in record.refused:
+            _LOG.warning("refused site=%s error=%s reason=%s", refused.site, refused.error, refused.reason)
+
+    def run_finished(self, result: RunResult) -> None:
+        _LOG.info("run finished rounds=%d ended=%s", len(result.rounds), result.ended)
+
+
+app = server_app(setup_from_context)

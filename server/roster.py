@@ -1,0 +1,67 @@
+"""The sites of a run as the server knows them: names, declared rows, answers, refusals, and what they spent."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from federation.messages import Refusal, TrainReport
+from federation.plan import Plan
+from privacy.errors import BudgetExhausted
+from server.records import Refused, SiteRecord
+from server.spending import Spending
+
+
+class Roster:
+    """Remembers over all rounds what sites said of themselves; the first word counts."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.spending = Spending(delta=plan.privacy.delta)
+        self.out_of_budget: set[int] = set()
+        self._aggregation = plan.aggregation
+        self._names: dict[int, str] = {}
+        self._declared: dict[str, int] = {}
+        self._rounds: Counter[str] = Counter()
+        self._refusals: Counter[str] = Counter()
+
+    def took_part(self, node: int, report: TrainReport) -> tuple[str, float]:
+        """Counts an admitted report; returns the site's name and the report's weight."""
+        name = self._called(node, report.site)
+        self._rounds[name] += 1
+        self.spending.add(name, report.mechanism)
+        declared = self._declared.setdefault(name, report.declared_rows)
+        if self._aggregation.weights == "uniform":
+            return name, 1.0
+        return name, float(min(max(declared, 1), self._aggregation.weight_cap))
+
+    def refused(self, node: int, refusal: Refusal) -> Refused:
+        """Counts a site's no; a site whose budget is spent is not asked again."""
+        if refusal.error == BudgetExhausted.__name__:
+            self.out_of_budget.add(node)
+        self._called(node, refusal.site)
+        return self.failed(node, refusal.error, refusal.reason)
+
+    def failed(self, node: int, error: str, reason: str) -> Refused:
+        """Counts a reply that was not admitted, or did not come."""
+        name = self._names.get(node, f"node {node}")
+        self._refusals[name] += 1
+        return Refused(site=name, error=error, reason=reason)
+
+    def site_records(self) -> tuple[SiteRecord, ...]:
+        """One record for each site heard of, by name."""
+        return tuple(
+            SiteRecord(
+                site=name,
+                rounds=self._rounds[name],
+                refusals=self._refusals[name],
+                declared_rows=self._declared.get(name, 0),
+                epsilon=self.spending.epsilon_of(name),
+            )
+            for name in sorted({*self._rounds, *self._refusals})
+        )
+
+    def _called(self, node: int, wished: str) -> str:
+        """The node's name for the run; two nodes never share one."""
+        if node not in self._names:
+            free = wished and wished not in self._rounds and wished not in self._names.values()
+            self._names[node] = wished if free else f"{wished} (node {node})".strip()
+        return self._names[node]

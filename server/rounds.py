@@ -1,0 +1,225 @@
+"""The round loop: order, admit, add, advance, record; until the plan's rounds are done or nobody may go on.
+
+Our own loop over Flower's Grid, because Flower's `Strategy.start` has no quorum, no early stop and no validation that
+lets a round survive one broken site. It holds one sum in memory, however many sites report.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from flwr.app import Message, MessageType
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+from torch import Tensor
+
+from federation.layout import Layout
+from federation.messages import Address, Expectation, Order, Refusal, payload_bytes, write_order
+from federation.plan import Plan
+from federation.promise import round_mechanism
+from federation.task import Task
+from privacy.errors import ReportRefused, RunFailed
+from server.admission import Admission
+from server.aggregation import Aggregate, aggregate
+from server.cohort import cohort
+from server.exchange import Exchange
+from server.optimizers import ServerState, advance
+from server.records import Observer, Refused, RoundRecord, RunResult
+from server.roster import Roster
+
+Judge = Callable[[NDArray[np.float32]], Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """What a run needs besides sites.
+
+    judge: figures of a model vector that only a simulator can compute; None in deployments
+    """
+
+    task: Task
+    plan: Plan
+    observers: Sequence[Observer] = ()
+    judge: Judge | None = None
+
+
+def run_rounds(grid: Grid, setup: Setup) -> RunResult:
+    """Runs the plan over the grid's nodes and returns what came of it.
+
+    Raises:
+        RunFailed: fewer sites than the quorum came online before the deadline.
+    """
+    run = _Run(grid, setup)
+    nodes = run.wait_for_quorum()
+    _tell(setup, lambda observer: observer.run_started(run.id, setup.plan, nodes))
+    records: list[RoundRecord] = []
+    ended = ""
+    while not ended:
+        record, ended = run.round(len(records) + 1)
+        records.append(record)
+        _tell(setup, lambda observer: observer.round_finished(records[-1]))
+    result = run.result(tuple(records), ended)
+    _tell(setup, lambda observer: observer.run_finished(result))
+    return result
+
+
+def initial_vector(task: Task, seed: int) -> tuple[Layout, NDArray[np.float32]]:
+    """The layout and the first model vector, drawn from the plan's public seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = task.model()
+    layout = Layout.of(model)
+    return layout, layout.flatten(model)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Tally:
+    """What one round's replies came to."""
+
+    total: Aggregate
+    answered: list[str] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+    bytes_down: int = 0
+    bytes_up: int = 0
+    seeded: bool = False
+
+
+class _Run:
+    """The state that rounds hand on: model and moments, who is out of budget, messages under way."""
+
+    def __init__(self, grid: Grid, setup: Setup) -> None:
+        self.id = str(grid.run.run_id)
+        self._setup = setup
+        self._plan = setup.plan
+        self._exchange = Exchange(grid=grid, deadline_seconds=setup.plan.cohort.deadline_seconds)
+        self._layout, vector = initial_vector(setup.task, setup.plan.seed)
+        self._state = ServerState.start(vector, setup.plan.aggregation)
+        self._mechanism = round_mechanism(setup.plan) if setup.plan.is_private else None
+        self._roster = Roster(setup.plan)
+
+    def wait_for_quorum(self) -> int:
+        quorum = self._plan.cohort.quorum
+        online = len(self._exchange.nodes(quorum))
+        if online < quorum:
+            raise RunFailed(
+                f"{online} sites came online within {self._plan.cohort.deadline_seconds:g} s, but the plan's quorum is "
+                f"{quorum}: start more sites, or lower cohort.quorum"
+            )
+        return online
+
+    def round(self, number: int) -> tuple[RoundRecord, str]:
+        """Runs one round; the second value says why the run ends with it, empty while it goes on."""
+        started = time.perf_counter()
+        able = [
+            node for node in self._exchange.nodes(self._plan.cohort.quorum) if node not in self._roster.out_of_budget
+        ]
+        asked = cohort(self._plan, number, able)
+        tally = _Tally(total=aggregate(self._plan.aggregation, self._layout.length))
+        self._train(number, asked, tally)
+        if len(tally.answered) >= self._plan.cohort.quorum:
+            self._state = advance(self._state, tally.total.result(), self._plan.aggregation)
+        trained = time.perf_counter()
+        figures, source = self._figures(number, asked, tally)
+        record = RoundRecord(
+            round=number,
+            cohort=len(asked),
+            answered=tuple(sorted(tally.answered)),
+            refused=tuple(tally.refused),
+            figures=figures,
+            figures_source=source,
+            epsilon=self._roster.spending.by_site(),
+            seconds={"train": trained - started, "evaluate": time.perf_counter() - trained},
+            bytes_down=tally.bytes_down,
+            bytes_up=tally.bytes_up,
+            seeded=tally.seeded,
+        )
+        return record, self._why_stop(number, able, len(tally.answered))
+
+    def result(self, records: tuple[RoundRecord, ...], ended: str) -> RunResult:
+        return RunResult(
+            run=self.id,
+            plan=self._plan,
+            ended=ended,
+            rounds=records,
+            sites=self._roster.site_records(),
+            vector=self._state.average,
+            layout=self._layout,
+        )
+
+    def _train(self, number: int, asked: list[int], tally: _Tally) -> None:
+        admission = self._admission(number, asked)
+        arrived = 0
+        for node, reply in self._replies(number, asked, self._state.vector, MessageType.TRAIN, tally):
+            arrived += 1
+            _tell(self._setup, lambda observer: observer.reply_arrived(number, arrived, len(asked)))
+            try:
+                answer = admission.admit(node, reply)
+            except ReportRefused as error:
+                tally.refused.append(self._roster.failed(node, type(error).__name__, str(error)))
+                continue
+            if isinstance(answer, Refusal):
+                tally.refused.append(self._roster.refused(node, answer))
+                continue
+            name, weight = self._roster.took_part(node, answer)
+            tally.total.add(answer.update, weight)
+            tally.answered.append(name)
+            tally.seeded |= answer.seeded
+
+    def _replies(
+        self, number: int, asked: list[int], vector: NDArray[np.float32], kind: str, tally: _Tally
+    ) -> Iterator[tuple[int, Message]]:
+        """Sends one order to every node asked; yields the replies, and notes the silent."""
+        order = write_order(Order(address=self._address(number), cohort=len(asked), vector=vector))
+        tally.bytes_down += payload_bytes(order) * len(asked)
+        for node, reply in self._exchange.ask(dict.fromkeys(asked, order), kind, number):
+            tally.bytes_up += payload_bytes(reply.content) if reply.has_content() else 0
+            yield node, reply
+        for node in sorted(self._exchange.silent):
+            reason = f"no reply within {self._plan.cohort.deadline_seconds:g} s"
+            tally.refused.append(self._roster.failed(node, "DeadlinePassed", reason))
+
+    def _figures(self, number: int, asked: list[int], tally: _Tally) -> tuple[Mapping[str, float], str]:
+        if self._plan.metrics == "plain":
+            sums = self._plain_sums(number, asked, tally)
+            return self._setup.task.figures(sums) if sums else {}, "plain sums from sites"
+        if self._setup.judge is not None:
+            return self._setup.judge(self._state.average), "simulation only"
+        return {}, "none"
+
+    def _plain_sums(self, number: int, asked: list[int], tally: _Tally) -> dict[str, Tensor]:
+        admission = self._admission(number, asked)
+        sums: dict[str, Tensor] = {}
+        for node, reply in self._replies(number, asked, self._state.average, MessageType.EVALUATE, tally):
+            try:
+                answer = admission.admit_evaluation(node, reply, sums)
+            except ReportRefused as error:
+                tally.refused.append(self._roster.failed(node, type(error).__name__, str(error)))
+                continue
+            if isinstance(answer, Refusal):
+                tally.refused.append(self._roster.refused(node, answer))
+            else:
+                sums = {name: tensor + sums.get(name, 0) for name, tensor in answer.sums.items()}
+        return sums
+
+    def _address(self, number: int) -> Address:
+        return Address(run=self.id, round=number, plan=self._plan.digest, layout=self._layout.digest)
+
+    def _admission(self, number: int, asked: list[int]) -> Admission:
+        expected = Expectation(address=self._address(number), layout=self._layout, mechanism=self._mechanism)
+        return Admission(expected=expected, asked=frozenset(asked))
+
+    def _why_stop(self, number: int, able: list[int], good: int) -> str:
+        if able and all(node in self._roster.out_of_budget for node in able):
+            return "the privacy budget of every site is spent"
+        if good < self._plan.cohort.quorum:
+            return f"quorum not reached: {good} good reports, the plan asks for {self._plan.cohort.quorum}"
+        return "all planned rounds are done" if number == self._plan.rounds else ""
+
+
+def _tell(setup: Setup, event: Callable[[Observer], None]) -> None:
+    for observer in setup.observers:
+        event(observer)

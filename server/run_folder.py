@@ -1,0 +1,104 @@
+"""What a run writes: `run.json`, `rounds.jsonl`, `model.safetensors` and `report.html` in one folder of its own.
+
+Rounds are appended as they end, so a killed run leaves every round that it finished.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import UTC, datetime
+from pathlib import Path
+
+from safetensors.numpy import save_file
+
+from federation.machine import machine, versions
+from federation.plan import Plan
+from privacy.accountant import accountant_name
+from privacy.report import write_report
+from server.records import Observer, RoundRecord, RunResult
+
+
+class RunFolder(Observer):
+    """Writes a run into `parent/<time>-<name>/`, with `parent/latest` pointing there."""
+
+    def __init__(self, parent: Path, *, simulation_seed: int | None) -> None:
+        self._parent = parent
+        self._simulation_seed = simulation_seed
+        self._facts: dict[str, object] = {}
+        self.path = parent
+
+    def run_started(self, run: str, plan: Plan, nodes: int) -> None:
+        started = datetime.now(UTC)
+        self.path = _fresh_folder(self._parent, f"{started:%Y%m%d-%H%M%S}-{plan.name}")
+        _point_latest(self._parent, self.path)
+        self._facts = {
+            "run": run,
+            "started": started.isoformat(timespec="seconds"),
+            "plan": plan.model_dump(),
+            "plan_hash": plan.digest,
+            "sites_online": nodes,
+            "versions": versions(),
+            "machine": machine(),
+            "seeds": {"plan": plan.seed, "simulation": self._simulation_seed},
+            "accountant": accountant_name() if plan.is_private else None,
+        }
+        self._write_facts()
+
+    def round_finished(self, record: RoundRecord) -> None:
+        with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(_finite(record.as_json())) + "\n")
+
+    def run_finished(self, result: RunResult) -> None:
+        self._facts |= {
+            "ended": result.ended,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "totals": {
+                "rounds": len(result.rounds),
+                "seconds": sum(sum(record.seconds.values()) for record in result.rounds),
+                "bytes_down": sum(record.bytes_down for record in result.rounds),
+                "bytes_up": sum(record.bytes_up for record in result.rounds),
+                "parameters": result.layout.length,
+            },
+            "sites": [
+                {name: getattr(site, name) for name in ("site", "rounds", "refusals", "declared_rows", "epsilon")}
+                for site in result.sites
+            ],
+        }
+        self._write_facts()
+        save_file(result.tensors(), self.path / "model.safetensors")
+        write_report(self.path)
+
+    def _write_facts(self) -> None:
+        text = json.dumps(_finite(self._facts), indent=2, ensure_ascii=False)
+        (self.path / "run.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _fresh_folder(parent: Path, name: str) -> Path:
+    for number in range(1, 1000):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder
+    raise RuntimeError(f"{parent} holds a thousand runs of the name {name}")
+
+
+def _point_latest(parent: Path, folder: Path) -> None:
+    latest = parent / "latest"
+    if latest.is_symlink():
+        latest.unlink()
+    if not latest.exists():
+        latest.symlink_to(folder.name)
+
+
+def _finite(value: object) -> object:
+    """JSON has no NaN or infinity: they become null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return value

@@ -1,0 +1,216 @@
+"""`simulate(task, plan, sites)`: a private federated run in this process, through the same apps as a deployment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from flwr.app import Context, RecordDict
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from clients.app import client_app
+from clients.model_check import refuse_unsupported_model
+from clients.site import Site
+from federation.contradictions import refuse_contradictions
+from federation.layout import Layout
+from federation.plan import Plan, Scalar
+from federation.rows import Rows, concatenate, split
+from federation.site_info import SiteInfo
+from federation.task import Task
+from privacy.errors import DataInvalid, PlanInvalid
+from server.app import server_app
+from server.records import Observer, RoundRecord, RunResult, SiteRecord
+from server.rounds import Setup
+from server.run_folder import RunFolder
+from simulations.engine import InProcessGrid
+
+_SITES_KEPT = 256
+_CHUNK = 8192
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """A finished simulation.
+
+    run:    rounds, sites and why it ended
+    model:  the trained model
+    folder: where the run was written; None where it was not
+    """
+
+    run: RunResult
+    model: nn.Module
+    folder: Path | None
+
+    @property
+    def rounds(self) -> tuple[RoundRecord, ...]:
+        """One record a round."""
+        return self.run.rounds
+
+    @property
+    def sites(self) -> tuple[SiteRecord, ...]:
+        """One record a site: rounds joined, refusals, epsilon spent."""
+        return self.run.sites
+
+    def rows(self) -> list[dict[str, float | int | str | None]]:
+        """The rounds as flat rows: `pandas.DataFrame(result.rows())`."""
+        return self.run.rows()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What changes where a simulation runs and what it writes, never its result.
+
+    data_folder: what the task's sites read; workers: threads; out: the folder that run folders are made in, None for none
+    """
+
+    data_folder: Path | None = None
+    workers: int = 1
+    out: Path | None = None
+    observers: Sequence[Observer] = ()
+
+
+def simulate(task: Task, plan: Plan, sites: int | Sequence[Rows], options: Options | None = None) -> Result:
+    """Trains `task` under `plan` over simulated sites and returns rounds, spending and model.
+
+    sites: how many (the task's `rows` is asked for each), or the records of each
+
+    All draws, noise included, come from the plan's seed, so that the run repeats bit for bit; its records say so. The
+    figures of each round are exact, on the pooled held-out records of all sites, and are labelled "simulation only".
+
+    Raises:
+        FedSealError: the plan, the task or the data can't make a run; nothing was trained.
+    """
+    options = options or Options()
+    if not isinstance(sites, int):
+        task, sites = _GivenRows(task, sites), len(sites)
+    refuse_contradictions(plan)
+    if sites < plan.cohort.quorum:
+        raise PlanInvalid(
+            f"plan: cohort.quorum is {plan.cohort.quorum}, but only {sites} sites are simulated: lower the quorum, or "
+            "simulate more sites"
+        )
+    if plan.is_private:
+        refuse_unsupported_model(task.model())
+    federation = _Federation(task, plan, sites, options.data_folder)
+    folder = RunFolder(options.out, simulation_seed=plan.seed) if options.out else None
+    keeper = _Keeper()
+    setup = Setup(
+        task=task,
+        plan=plan,
+        observers=(*([folder] if folder else []), *options.observers, keeper),
+        judge=federation.judge,
+    )
+    grid = InProcessGrid(client_app(federation.site), sites, federation.node_config, plan.flat(), options.workers)
+    context = Context(run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config=plan.flat())
+    server_app(lambda _: setup)(grid, context)
+    model = task.model()
+    keeper.result.layout.load(model, keeper.result.vector)
+    return Result(run=keeper.result, model=model.eval(), folder=folder.path if folder else None)
+
+
+class _Federation:
+    """All sites of a simulation: who they are, what they declare, and their pooled held-out records."""
+
+    def __init__(self, task: Task, plan: Plan, sites: int, data_folder: Path | None) -> None:
+        self._task = task
+        self._plan = plan
+        self._count = sites
+        self._data_folder = data_folder
+        self._declared = [0] * sites
+        held_out: list[Rows] = []
+        for index in range(sites):
+            train, test = split(task.rows(self._info(index)), plan.data.test_share, plan.seed)
+            self._declared[index] = public_size(len(train))
+            if len(test):
+                held_out.append(test)
+        if not held_out:
+            raise DataInvalid("no site holds out a record to test on: raise data.test_share")
+        self._held_out = task.prepare(concatenate(held_out))
+        self._model = task.model()
+        self._layout = Layout.of(self._model)
+        self._site = lru_cache(maxsize=_SITES_KEPT)(self._made)
+
+    def node_config(self, index: int) -> Mapping[str, Scalar]:
+        """What the engineer of this site would have written."""
+        folder = {"data-folder": str(self._data_folder)} if self._data_folder else {}
+        return {
+            "site-name": f"site-{index:0{len(str(self._count - 1))}d}",
+            "partition-id": index,
+            "num-partitions": self._count,
+            "declared-rows": self._declared[index],
+            "simulation-seed": self._plan.seed,
+            **folder,
+        }
+
+    def site(self, context: Context) -> Site:
+        """The site that answers for a node; its rows stay in memory while it is among the last few hundred asked."""
+        return self._site(int(context.node_config["partition-id"]))
+
+    def judge(self, vector: NDArray[np.float32]) -> Mapping[str, float]:
+        """Figures of a model vector on the pooled held-out records: simulation only."""
+        self._layout.load(self._model, vector)
+        self._model.eval()
+        sums: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for chunk in torch.arange(len(self._held_out)).split(_CHUNK):
+                part = self._task.metrics(self._model, self._held_out.take(chunk))
+                sums = {name: tensor + sums.get(name, 0) for name, tensor in part.items()}
+        return self._task.figures(sums)
+
+    def _info(self, index: int) -> SiteInfo:
+        return SiteInfo.from_node_config(self.node_config(index), self._plan)
+
+    def _made(self, index: int) -> Site:
+        return Site(task=self._task, info=self._info(index), plan=self._plan)
+
+
+def public_size(records: int) -> int:
+    """A site's declaration in a simulation: its number of training records to two significant digits, at least 1.
+
+    Stands for what an engineer would declare once and publicly; epsilon does not cover it.
+    """
+    digits = len(str(records))
+    return max(1, round(records, min(0, 2 - digits)))
+
+
+class _Keeper(Observer):
+    """Keeps the result that Flower's ServerApp does not return."""
+
+    result: RunResult
+
+    def run_finished(self, result: RunResult) -> None:
+        self.result = result
+
+
+class _GivenRows(Task):
+    """A task whose sites hold the records that the caller gave; all else is the inner task's."""
+
+    def __init__(self, inner: Task, sites: Sequence[Rows]) -> None:
+        self._inner = inner
+        self._sites = sites
+
+    def model(self) -> nn.Module:
+        return self._inner.model()
+
+    def rows(self, site: SiteInfo) -> Rows:
+        return self._sites[site.index]
+
+    def prepare(self, rows: Rows) -> Rows:
+        return self._inner.prepare(rows)
+
+    def augment(self, batch: Rows, generator: torch.Generator) -> Rows:
+        return self._inner.augment(batch, generator)
+
+    def loss(self, model: nn.Module, batch: Rows) -> Tensor:
+        return self._inner.loss(model, batch)
+
+    def metrics(self, model: nn.Module, rows: Rows) -> dict[str, Tensor]:
+        return self._inner.metrics(model, rows)
+
+    def figures(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        return self._inner.figures(sums)
