@@ -6,6 +6,7 @@ carries records past clipping and noise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -52,16 +53,17 @@ def refuse_changed_state(model: nn.Module, before: Mapping[str, Tensor]) -> None
 
 
 def refuse_dependent_losses(task: Task, model: nn.Module, rows: Rows) -> None:
-    """Passes a task whose loss of a record is the same alone as in company; tried on the first two records.
+    """Passes a task whose loss of a record is the same alone as in company.
+
+    Tried on two made-up records shaped like `rows`, in training mode unless the model draws random numbers there, so
+    that whether a site refuses depends on the task alone and never on its records.
 
     Raises:
         TaskInvalid: the losses differ, so that clipping one record's gradient would not bound its influence.
     """
-    if len(rows) < 2:
-        return
-    pair = rows.take(torch.arange(2))
+    pair = Rows(fields={name: _made_up(tensor) for name, tensor in rows.fields.items()})
     was_training = model.training
-    model.eval()
+    model.train(not draws_randomness(model))
     try:
         with torch.no_grad():
             together = task.loss(model, pair)
@@ -70,6 +72,19 @@ def refuse_dependent_losses(task: Task, model: nn.Module, rows: Rows) -> None:
         model.train(was_training)
     if together.shape != alone.shape or not torch.allclose(together, alone, rtol=1e-3, atol=1e-4, equal_nan=True):
         raise TaskInvalid(
-            "the task's loss of a record changes with the records beside it, so clipping could not bound what one record "
-            "does: return each record's own loss, without normalising over the batch"
+            "the task's loss of a record changes with the records beside it, so clipping could not bound what one "
+            "record does: return each record's own loss, without normalising over the batch"
         )
+
+
+def draws_randomness(model: nn.Module) -> bool:
+    """Whether a module of the model draws from torch's global generator in training, as dropout does."""
+    return any("drop" in type(module).__name__.lower() for module in model.modules())
+
+
+def _made_up(tensor: Tensor) -> Tensor:
+    shape = (2, *tensor.shape[1:])
+    if not tensor.is_floating_point():
+        return tensor.new_zeros(shape)
+    size = math.prod(shape)
+    return torch.linspace(-1, 1, size, dtype=tensor.dtype, device=tensor.device).sin().reshape(shape)

@@ -1,7 +1,7 @@
-"""The site's optimizer: SGD, momentum or Adam, with what is added to a gradient after the noise, and iterate averaging.
+"""The site's optimizer: SGD, momentum or Adam, penalties added to a gradient after the noise, and iterate averaging.
 
-Penalties depend on the parameters alone, never on a record, so they cost no privacy (post-processing). Sources: FedProx,
-Li et al. 2020, equation 2; iterate averaging, Polyak and Juditsky 1992, with exponential weights.
+Penalties depend on the parameters alone, never on a record, so they cost no privacy (post-processing). Sources:
+FedProx, Li et al. 2020, equation 2; iterate averaging, Polyak and Juditsky 1992, with exponential weights.
 """
 
 from __future__ import annotations

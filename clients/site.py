@@ -9,7 +9,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from clients.model_check import refuse_dependent_losses, refuse_unsupported_model
@@ -114,7 +116,7 @@ class Site:
         self._denominator()
         return mechanism
 
-    def _trained(self, model: nn.Module, order: Order, mechanism: Mechanism | None) -> torch.Tensor:
+    def _trained(self, model: nn.Module, order: Order, mechanism: Mechanism | None) -> NDArray[np.float32]:
         rows = self.task.prepare(self._split_rows()[0]).to(self._device())
         settings = Settings(
             training=self.plan.training, hardware=self.plan.hardware, stream=self._stream(order.address.round)

@@ -25,7 +25,7 @@ from opacus.grad_sample import GradSampleModuleExpandedWeights
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
-from clients.model_check import refuse_changed_state
+from clients.model_check import draws_randomness, refuse_changed_state
 from clients.penalties import LocalOptimizer
 from federation.plan import HardwareSettings, TrainingSettings
 from federation.rows import Rows
@@ -77,19 +77,15 @@ def train_privately(
     state = {name: buffer.clone() for name, buffer in model.named_buffers()}
     optimizer = LocalOptimizer(model, settings.training)
     private = _NoisyOptimizer(optimizer.inner, protection, settings.stream)
-    module = _per_record_gradients(model, settings.hardware)
-    module.train()
-    try:
-        with torch_randomness(model, settings.stream):
-            for _ in range(mechanism.steps):
-                drawn = _positions(settings.stream.coins(len(rows), mechanism.sample_rate), rows)
-                for chunk in drawn.split(settings.hardware.max_physical_batch):
+    with _per_record_gradients(model, settings.hardware) as module, torch_randomness(model, settings.stream):
+        for _ in range(mechanism.steps):
+            drawn = _positions(settings.stream.coins(len(rows), mechanism.sample_rate), rows)
+            for chunk in drawn.split(settings.hardware.max_physical_batch):
+                if len(chunk):
                     _losses(task, module, _augmented(task, rows.take(chunk), settings.stream)).sum().backward()
                     private.accumulate(len(chunk))
-                private.finish()
-                optimizer.step()
-    finally:
-        module.remove_hooks()
+            private.finish()
+            optimizer.step()
     refuse_changed_state(model, state)
     return optimizer.result()
 
@@ -109,7 +105,7 @@ def train_without_privacy(task: Task, model: nn.Module, rows: Rows, settings: Se
             optimizer.inner.zero_grad()
             for chunk in drawn.split(settings.hardware.max_physical_batch):
                 batch = _augmented(task, rows.take(chunk), settings.stream)
-                (_losses(task, model, batch).sum() / len(drawn)).backward()  # type: ignore[no-untyped-call]
+                (_losses(task, model, batch).sum() / len(drawn)).backward()
             optimizer.step()
     return optimizer.result()
 
@@ -172,7 +168,7 @@ def torch_randomness(model: nn.Module, stream: RandomStream) -> Iterator[None]:
 
     The generator belongs to the whole process, so seeded sites whose models draw from it take turns.
     """
-    if not stream.seeded or not any("drop" in type(module).__name__.lower() for module in model.modules()):
+    if not stream.seeded or not draws_randomness(model):
         yield
         return
     with _TORCH_RANDOMNESS, torch.random.fork_rng():
@@ -193,11 +189,18 @@ def grad_sample_mode(model: nn.Module, wanted: str) -> str:
     return "ew" if expanded and any(isinstance(layer, _CONVOLUTIONS) for layer in layers) else "hooks"
 
 
-def _per_record_gradients(model: nn.Module, hardware: HardwareSettings) -> nn.Module:
+@contextmanager
+def _per_record_gradients(model: nn.Module, hardware: HardwareSettings) -> Iterator[nn.Module]:
     mode = grad_sample_mode(model, hardware.grad_sample_mode)
     if mode == "ew":
-        return GradSampleModuleExpandedWeights(model, loss_reduction="sum")
-    return GradSampleModule(model, loss_reduction="sum", force_functorch=mode == "functorch")
+        wrapped = GradSampleModuleExpandedWeights(model, loss_reduction="sum")
+    else:
+        wrapped = GradSampleModule(model, loss_reduction="sum", force_functorch=mode == "functorch")
+    wrapped.train()
+    try:
+        yield wrapped
+    finally:
+        wrapped.remove_hooks()
 
 
 def _positions(mask: NDArray[np.bool_], rows: Rows) -> Tensor:

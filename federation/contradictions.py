@@ -43,8 +43,8 @@ def _krum_against_quorum(plan: Plan) -> None:
     needed = 2 * plan.aggregation.byzantine_sites + 3
     if plan.aggregation.rule == "krum" and plan.cohort.quorum < needed:
         raise PlanInvalid(
-            f"plan: krum against {plan.aggregation.byzantine_sites} lying sites needs {needed} reports (Blanchard et al. "
-            f"2017), but cohort.quorum is {plan.cohort.quorum}; set cohort.quorum to at least {needed}"
+            f"plan: krum against {plan.aggregation.byzantine_sites} lying sites needs {needed} reports "
+            f"(Blanchard et al. 2017), but cohort.quorum is {plan.cohort.quorum}: raise it to at least {needed}"
         )
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, RecordDict
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -32,6 +33,8 @@ from privacy.errors import (
     WrongShape,
 )
 from privacy.mechanism import Mechanism
+
+Facts: TypeAlias = dict[str, ConfigRecordValues]
 
 _SERIALISATION = "fedseal.little-endian"
 _FACTS, _VECTOR, _SUMS, _REFUSAL, _HISTORY = "facts", "vector", "sums", "refusal", "history"
@@ -111,7 +114,7 @@ class History:
 
 def write_order(order: Order) -> RecordDict:
     """An order as Flower carries it."""
-    facts = {**_address_facts(order.address), "cohort": order.cohort}
+    facts: Facts = {**_address_facts(order.address), "cohort": order.cohort}
     return RecordDict({_FACTS: ConfigRecord(facts), _VECTOR: ArrayRecord({_VECTOR: _array(order.vector)})})
 
 
@@ -135,7 +138,7 @@ def read_order(content: RecordDict, layout: Layout) -> Order:
 
 def write_report(report: TrainReport) -> RecordDict:
     """A training report as Flower carries it."""
-    facts = {
+    facts: Facts = {
         **_address_facts(report.address),
         "site": report.site,
         "declared-rows": report.declared_rows,
@@ -177,7 +180,7 @@ def read_report(content: RecordDict, expected: Expectation) -> TrainReport | Ref
 def write_evaluation(report: EvaluateReport) -> RecordDict:
     """An evaluation report as Flower carries it."""
     sums = ArrayRecord({name: _array(tensor.numpy()) for name, tensor in report.sums.items()})
-    facts = {**_address_facts(report.address), "site": report.site}
+    facts: Facts = {**_address_facts(report.address), "site": report.site}
     return RecordDict({_FACTS: ConfigRecord(facts), _SUMS: sums})
 
 
@@ -198,7 +201,7 @@ def read_evaluation(content: RecordDict, expected: Address) -> EvaluateReport | 
 
 def write_refusal(refusal: Refusal) -> RecordDict:
     """A refusal as Flower carries it."""
-    facts = {"site": refusal.site, "error": refusal.error, "reason": refusal.reason}
+    facts: Facts = {"site": refusal.site, "error": refusal.error, "reason": refusal.reason}
     return RecordDict({_REFUSAL: ConfigRecord(facts)})
 
 
@@ -209,12 +212,13 @@ def read_history(state: RecordDict) -> History:
         return History()
     texts = record["mechanisms"]
     counts = record["counts"]
-    assert isinstance(texts, list) and isinstance(counts, list)
+    assert isinstance(texts, list)
+    assert isinstance(counts, list)
     mechanisms: list[Mechanism] = []
     for text, count in zip(texts, counts, strict=True):
         mechanism = _mechanism(str(text))
         assert mechanism is not None
-        mechanisms.extend([mechanism] * int(count))
+        mechanisms.extend([mechanism] * int(str(count)))
     return History(last_round=int(str(record["last-round"])), mechanisms=tuple(mechanisms))
 
 
@@ -234,7 +238,7 @@ def payload_bytes(content: RecordDict) -> int:
     return sum(len(array.data) for record in content.array_records.values() for array in record.values())
 
 
-def _address_facts(address: Address) -> dict[str, str | int]:
+def _address_facts(address: Address) -> Facts:
     return {"run": address.run, "round": address.round, "plan": address.plan, "layout": address.layout}
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, cast
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,7 +29,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def setting(default: object, meaning: str, unit: str = "") -> object:
+def setting(default: Any, meaning: str, unit: str = "") -> Any:
     """A setting with what `fedseal plan show` says of it."""
     return Field(default, description=meaning, json_schema_extra={"unit": unit})
 
@@ -37,20 +37,20 @@ def setting(default: object, meaning: str, unit: str = "") -> object:
 class PrivacySettings(Settings):
     """What is promised about one record."""
 
-    unit: Literal["record", "none"] = setting(  # type: ignore[assignment]
+    unit: Literal["record", "none"] = setting(
         "record", "whose presence is hidden; none trains WITHOUT privacy and is marked in red"
     )
-    epsilon: Annotated[float, Field(gt=0, le=100)] = setting(  # type: ignore[assignment]
+    epsilon: Annotated[float, Field(gt=0, le=100)] = setting(
         3.0, "budget of each site for the whole run, all rounds together; a round that would pass it is refused"
     )
-    delta: Annotated[float, Field(gt=0, lt=0.1)] = setting(  # type: ignore[assignment]
+    delta: Annotated[float, Field(gt=0, lt=0.1)] = setting(
         1e-5, "chance that epsilon does not hold; keep it well below one over the number of records", "probability"
     )
-    noise_multiplier: Annotated[float, Field(ge=0.01)] | None = setting(  # type: ignore[assignment]
+    noise_multiplier: Annotated[float, Field(ge=0.01)] | None = setting(
         None, "noise standard deviation over max_grad_norm; absent: calibrated to epsilon over all planned rounds"
     )
-    max_grad_norm: Positive = setting(1.0, "bound on one record's gradient, L2")  # type: ignore[assignment]
-    rounds_per_site: Count | None = setting(  # type: ignore[assignment]
+    max_grad_norm: Positive = setting(1.0, "bound on one record's gradient, L2")
+    rounds_per_site: Count | None = setting(
         None, "rounds that one site may join, for which noise is calibrated; absent: all rounds", "rounds"
     )
 
@@ -58,21 +58,17 @@ class PrivacySettings(Settings):
 class TrainingSettings(Settings):
     """What a site does in one round."""
 
-    sample_rate: Share = setting(  # type: ignore[assignment]
-        1.0, "chance that a record enters a step (Poisson); 1 is full batches", "probability"
-    )
-    steps: Count = setting(1, "gradient steps a round", "steps")  # type: ignore[assignment]
-    learning_rate: Positive = setting(0.1, "step size of the site's optimizer")  # type: ignore[assignment]
-    optimizer: Literal["sgd", "momentum", "adam"] = setting(  # type: ignore[assignment]
+    sample_rate: Share = setting(1.0, "chance that a record enters a step (Poisson); 1 is full batches", "probability")
+    steps: Count = setting(1, "gradient steps a round", "steps")
+    learning_rate: Positive = setting(0.1, "step size of the site's optimizer")
+    optimizer: Literal["sgd", "momentum", "adam"] = setting(
         "sgd", "the site's optimizer; its state starts anew each round"
     )
-    momentum: Decay = setting(0.9, "momentum of optimizer `momentum`, first moment of `adam`")  # type: ignore[assignment]
-    l1: NotNegative = setting(0.0, "weight of the L1 penalty on the parameters")  # type: ignore[assignment]
-    l2: NotNegative = setting(0.0, "weight of the L2 penalty, times half the squared norm")  # type: ignore[assignment]
-    proximal: NotNegative = setting(  # type: ignore[assignment]
-        0.0, "FedProx: weight of the squared distance to the round's model, times one half"
-    )
-    iterate_averaging: Decay = setting(  # type: ignore[assignment]
+    momentum: Decay = setting(0.9, "momentum of optimizer `momentum`, first moment of `adam`")
+    l1: NotNegative = setting(0.0, "weight of the L1 penalty on the parameters")
+    l2: NotNegative = setting(0.0, "weight of the L2 penalty, times half the squared norm")
+    proximal: NotNegative = setting(0.0, "FedProx: weight of the squared distance to the round's model, times one half")
+    iterate_averaging: Decay = setting(
         0.0, "decay of an average of the site's iterates, sent in place of the last one; 0 sends the last"
     )
 
@@ -80,13 +76,11 @@ class TrainingSettings(Settings):
 class HardwareSettings(Settings):
     """What changes speed and memory, never the result's guarantee."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = setting(  # type: ignore[assignment]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = setting(
         "auto", "where sites train: auto (CUDA where there is one), cpu, cuda, cuda:1"
     )
-    max_physical_batch: Count = setting(  # type: ignore[assignment]
-        1024, "most records whose gradients are held at once; bounds memory", "records"
-    )
-    grad_sample_mode: Literal["auto", "hooks", "functorch", "ew"] = setting(  # type: ignore[assignment]
+    max_physical_batch: Count = setting(1024, "most records whose gradients are held at once; bounds memory", "records")
+    grad_sample_mode: Literal["auto", "hooks", "functorch", "ew"] = setting(
         "auto", "how Opacus computes gradients record by record; auto: chosen by the model's layers"
     )
 
@@ -94,9 +88,9 @@ class HardwareSettings(Settings):
 class CohortSettings(Settings):
     """Who takes part in a round, and how long the server waits."""
 
-    share: Share = setting(1.0, "share of the sites online that is asked in a round")  # type: ignore[assignment]
-    quorum: Count = setting(2, "fewest good reports that make a round", "sites")  # type: ignore[assignment]
-    deadline_seconds: Positive = setting(  # type: ignore[assignment]
+    share: Share = setting(1.0, "share of the sites online that is asked in a round")
+    quorum: Count = setting(2, "fewest good reports that make a round", "sites")
+    deadline_seconds: Positive = setting(
         600.0, "longest wait for a round's reports, and for enough sites at the start", "s"
     )
 
@@ -104,27 +98,27 @@ class CohortSettings(Settings):
 class AggregationSettings(Settings):
     """How reports become the next model."""
 
-    rule: Literal["mean", "median", "trimmed-mean", "krum"] = setting(  # type: ignore[assignment]
+    rule: Literal["mean", "median", "trimmed-mean", "krum"] = setting(
         "mean", "mean streams; the robust rules hold every report in memory"
     )
-    weights: Literal["uniform", "declared"] = setting(  # type: ignore[assignment]
+    weights: Literal["uniform", "declared"] = setting(
         "uniform", "weight of a report: one each, or the rows its site publicly declared"
     )
-    weight_cap: Count = setting(100_000, "largest declared number of rows that counts", "rows")  # type: ignore[assignment]
-    trimmed_share: Annotated[float, Field(ge=0, lt=0.5)] = setting(  # type: ignore[assignment]
+    weight_cap: Count = setting(100_000, "largest declared number of rows that counts", "rows")
+    trimmed_share: Annotated[float, Field(ge=0, lt=0.5)] = setting(
         0.1, "trimmed-mean: share of values dropped at each end"
     )
-    byzantine_sites: Annotated[int, Field(ge=0)] = setting(  # type: ignore[assignment]
+    byzantine_sites: Annotated[int, Field(ge=0)] = setting(
         1, "krum: most sites that may lie; needs 2 f + 3 reports", "sites"
     )
-    optimizer: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = setting(  # type: ignore[assignment]
+    optimizer: Literal["fedavg", "fedavgm", "fedadam", "fedyogi"] = setting(
         "fedavg", "what the server does with the mean update"
     )
-    learning_rate: Positive = setting(1.0, "step size of the server's optimizer")  # type: ignore[assignment]
-    momentum: Decay = setting(0.9, "fedavgm, fedadam, fedyogi: decay of the first moment")  # type: ignore[assignment]
-    second_moment: Decay = setting(0.99, "fedadam, fedyogi: decay of the second moment")  # type: ignore[assignment]
-    adaptivity: Positive = setting(1e-3, "fedadam, fedyogi: added to the root of the second moment")  # type: ignore[assignment]
-    iterate_averaging: Decay = setting(  # type: ignore[assignment]
+    learning_rate: Positive = setting(1.0, "step size of the server's optimizer")
+    momentum: Decay = setting(0.9, "fedavgm, fedadam, fedyogi: decay of the first moment")
+    second_moment: Decay = setting(0.99, "fedadam, fedyogi: decay of the second moment")
+    adaptivity: Positive = setting(1e-3, "fedadam, fedyogi: added to the root of the second moment")
+    iterate_averaging: Decay = setting(
         0.0, "decay of an average of the server's models, which is then the run's model; 0 keeps the last"
     )
 
@@ -132,35 +126,33 @@ class AggregationSettings(Settings):
 class DataSettings(Settings):
     """How records are divided."""
 
-    test_share: Annotated[float, Field(gt=0, lt=1)] = setting(  # type: ignore[assignment]
+    test_share: Annotated[float, Field(gt=0, lt=1)] = setting(
         0.2, "share of a site's records held out from training, unless its rows say which"
     )
-    rows_per_site: Count | None = setting(  # type: ignore[assignment]
+    rows_per_site: Count | None = setting(
         None, "public, rough number of training records of a site that declares none: steps divide by it", "records"
     )
-    partition: Literal["iid", "dirichlet", "shards", "quantity", "column"] = setting(  # type: ignore[assignment]
+    partition: Literal["iid", "dirichlet", "shards", "quantity", "column"] = setting(
         "iid", "simulations: how a pool of records becomes sites"
     )
-    alpha: Positive = setting(0.5, "dirichlet: concentration; small is uneven")  # type: ignore[assignment]
-    shards_per_site: Count = setting(2, "shards: label-sorted pieces a site gets", "shards")  # type: ignore[assignment]
-    size_spread: NotNegative = setting(  # type: ignore[assignment]
-        1.0, "quantity: standard deviation of the logarithm of site sizes"
-    )
-    partition_column: str = setting("", "column: the field whose values are the sites")  # type: ignore[assignment]
+    alpha: Positive = setting(0.5, "dirichlet: concentration; small is uneven")
+    shards_per_site: Count = setting(2, "shards: label-sorted pieces a site gets", "shards")
+    size_spread: NotNegative = setting(1.0, "quantity: standard deviation of the logarithm of site sizes")
+    partition_column: str = setting("", "column: the field whose values are the sites")
 
 
 class Plan(Settings):
     """The settings of one run."""
 
-    task: str = setting("task:task", "what is trained, as module:attribute")  # type: ignore[assignment]
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")] = setting(  # type: ignore[assignment]
+    task: str = setting("task:task", "what is trained, as module:attribute")
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")] = setting(
         "run", "the run's name: lower-case letters, digits, hyphens"
     )
-    rounds: Count = setting(20, "planned rounds", "rounds")  # type: ignore[assignment]
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = setting(  # type: ignore[assignment]
+    rounds: Count = setting(20, "planned rounds", "rounds")
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = setting(
         0, "public seed of the first model, the cohorts and the division of records; never of deployed noise"
     )
-    metrics: Literal["none", "plain"] = setting(  # type: ignore[assignment]
+    metrics: Literal["none", "plain"] = setting(
         "none", "what sites report of their held-out records: nothing, or exact sums that epsilon does NOT cover"
     )
     privacy: PrivacySettings = PrivacySettings()
@@ -196,5 +188,5 @@ def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, Scalar]:
         if isinstance(value, Mapping):
             flat.update(flatten(value, f"{prefix}{name}."))
         else:
-            flat[f"{prefix}{name}"] = value  # type: ignore[assignment]
+            flat[f"{prefix}{name}"] = cast(Scalar, value)
     return flat

@@ -53,7 +53,7 @@ def scale(table: Tensor, lower: Sequence[float], upper: Sequence[float]) -> Tens
 
 
 def one_hot(codes: Tensor, values: Sequence[float]) -> Tensor:
-    """A column of codes, shape (n,), as (n, len(values)) indicators of the public list; an unlisted code gives zeros."""
+    """A column of codes, shape (n,), as (n, len(values)) indicators of a public list; an unlisted code gives zeros."""
     return (codes[:, None] == torch.tensor(values, dtype=codes.dtype)[None, :]).float()
 
 
@@ -70,7 +70,8 @@ def pixels(images: Tensor, largest: float) -> Tensor:
 def bound_norm(inputs: Tensor, bound: float) -> Tensor:
     """Inputs of shape (n, ...) scaled down, each on its own, to an L2 norm of at most `bound`."""
     norms = inputs.flatten(1).norm(dim=1).reshape(-1, *[1] * (inputs.dim() - 1))  # (n, 1, ...)
-    return inputs * (bound / norms.clamp(min=bound))
+    bounded: Tensor = inputs * (bound / norms.clamp(min=bound))
+    return bounded
 
 
 def random_shift(images: Tensor, most_pixels: int, generator: torch.Generator) -> Tensor:

@@ -1,8 +1,9 @@
-"""What a plan promises: the mechanism of one round, and what it costs. Both sides compute it; neither tells the other."""
+"""What a plan promises: the mechanism of one round, and what it costs. Each side computes it for itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from federation.plan import Plan
 from privacy.accountant import Budget, calibrate, epsilon
@@ -51,3 +52,14 @@ def refuse_beyond_budget(plan: Plan, spent: Iterable[Mechanism], asked: Mechanis
             f"budget epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g}: {spent_epsilon:.4f} is spent in "
             f"{len(before)} rounds and this round would make it {after:.4f}"
         )
+
+
+def rounds_within_budget(plan: Plan) -> int:
+    """How many rounds one site may join before its budget refuses; at most the planned ones."""
+    mechanism = round_mechanism(plan)
+    fits, beyond = 0, plan.rounds + 1
+    while beyond - fits > 1:
+        middle = (fits + beyond) // 2
+        cost = epsilon([replace(mechanism, steps=mechanism.steps * middle)], plan.privacy.delta)
+        fits, beyond = (middle, beyond) if cost <= plan.privacy.epsilon else (fits, middle)
+    return fits

@@ -129,7 +129,7 @@ def _choices(field: FieldInfo) -> tuple[str, ...]:
 def _sentence(problem: ErrorDetails, known: Mapping[str, Setting]) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     given = problem["input"]
-    row = known[key] if key in known else None
+    row = known.get(key)
     if row is not None and row.choices:
         return (
             f"plan: {key} is {given!r}, but must be one of {', '.join(row.choices)}"

@@ -2,8 +2,8 @@
 
 Interprets facts and stores nothing. The figure is Google dp-accounting's privacy loss distribution (PLD; Doroshenko et
 al. 2022, "Connect the Dots", pessimistic estimate, so never below the truth); Rényi DP (Mironov 2017) is the
-cross-check. Neighbouring relation: add-or-remove-one. Gaussian DP / CLT is never offered: it lies below the proven lower
-bound. Heterogeneous lists compose: the accountant is never reset between rounds.
+cross-check. Neighbouring relation: add-or-remove-one. Gaussian DP / CLT is never offered: it lies below the proven
+lower bound. Heterogeneous lists compose: the accountant is never reset between rounds.
 """
 
 from __future__ import annotations

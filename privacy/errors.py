@@ -1,7 +1,7 @@
 """Every error that FedSeal raises on purpose, as one tree.
 
-A message says what was wrong, where, and what to do. It never holds a key, a record or a weight, because refusals travel
-to the server. Programming mistakes stay ValueError and RuntimeError.
+A message says what was wrong, where, and what to do. It never holds a key, a record or a weight, because refusals
+travel to the server. Programming mistakes stay ValueError and RuntimeError.
 
     FedSealError
     ├── PlanInvalid             a setting is unknown, out of range, or contradicts another

@@ -57,5 +57,5 @@ class RandomStream:
         return both[:count].astype(np.float32)
 
     def coins(self, count: int, probability: float) -> NDArray[np.bool_]:
-        """`count` independent coins that show True with `probability`, shape (count,): a Poisson sample of positions."""
+        """`count` independent coins, True with `probability`, shape (count,): a Poisson sample of positions."""
         return self.uniforms(count) < probability

@@ -1,4 +1,4 @@
-"""What is admitted to a round's sum: each reply judged on its own, so that one broken site costs its own report only."""
+"""What is admitted to a round's sum: each reply on its own, so that one broken site costs its own report only."""
 
 from __future__ import annotations
 

@@ -76,7 +76,8 @@ def trimmed_mean(updates: Vector, share: float) -> Vector:
     """Coordinate-wise mean without the floor(share x S) smallest and largest values (Yin et al. 2018, definition 2)."""
     dropped = int(share * len(updates))
     kept = np.sort(updates, axis=0)[dropped : len(updates) - dropped]
-    return kept.mean(axis=0, dtype=np.float64).astype(np.float32)
+    centre: Vector = kept.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return centre
 
 
 def krum(updates: Vector, byzantine: int) -> Vector:

@@ -63,7 +63,7 @@ def _fedyogi(state: ServerState, update: Vector, settings: AggregationSettings) 
 
 def _adaptive(state: ServerState, update: Vector, second: Vector, settings: AggregationSettings) -> ServerState:
     first = (settings.momentum * state.first + (1 - settings.momentum) * update).astype(np.float32)
-    step = first / (np.sqrt(second) + settings.adaptivity)
+    step = (first / (np.sqrt(second) + settings.adaptivity)).astype(np.float32)
     return replace(state, vector=_moved(state.vector, step, settings), first=first, second=second.astype(np.float32))
 
 

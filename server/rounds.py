@@ -55,15 +55,18 @@ def run_rounds(grid: Grid, setup: Setup) -> RunResult:
     """
     run = _Run(grid, setup)
     nodes = run.wait_for_quorum()
-    _tell(setup, lambda observer: observer.run_started(run.id, setup.plan, nodes))
+    for observer in setup.observers:
+        observer.run_started(run.id, setup.plan, nodes)
     records: list[RoundRecord] = []
     ended = ""
     while not ended:
         record, ended = run.round(len(records) + 1)
         records.append(record)
-        _tell(setup, lambda observer: observer.round_finished(records[-1]))
+        for observer in setup.observers:
+            observer.round_finished(record)
     result = run.result(tuple(records), ended)
-    _tell(setup, lambda observer: observer.run_finished(result))
+    for observer in setup.observers:
+        observer.run_finished(result)
     return result
 
 
@@ -152,10 +155,10 @@ class _Run:
 
     def _train(self, number: int, asked: list[int], tally: _Tally) -> None:
         admission = self._admission(number, asked)
-        arrived = 0
-        for node, reply in self._replies(number, asked, self._state.vector, MessageType.TRAIN, tally):
-            arrived += 1
-            _tell(self._setup, lambda observer: observer.reply_arrived(number, arrived, len(asked)))
+        replies = self._replies(number, asked, self._state.vector, MessageType.TRAIN, tally)
+        for arrived, (node, reply) in enumerate(replies, start=1):
+            for observer in self._setup.observers:
+                observer.reply_arrived(number, arrived, len(asked))
             try:
                 answer = admission.admit(node, reply)
             except ReportRefused as error:
@@ -218,8 +221,3 @@ class _Run:
         if good < self._plan.cohort.quorum:
             return f"quorum not reached: {good} good reports, the plan asks for {self._plan.cohort.quorum}"
         return "all planned rounds are done" if number == self._plan.rounds else ""
-
-
-def _tell(setup: Setup, event: Callable[[Observer], None]) -> None:
-    for observer in setup.observers:
-        event(observer)

@@ -11,8 +11,10 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
+from typing import TypeAlias
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.app.message import make_message
 from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode
@@ -22,6 +24,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from federation.plan import Scalar
 
+_Record: TypeAlias = ArrayRecord | ConfigRecord | MetricRecord
 _SERVER_NODE, _FIRST_NODE = 1, 1000
 
 
@@ -131,14 +134,16 @@ class InProcessGrid(Grid):
 
 
 def _isolated(message: Message) -> Message:
+    """The same message in containers of its own; what cannot change (payload bytes, numbers, text) is shared."""
     if not message.has_content():
         return message
-    copies: dict[str, ArrayRecord | ConfigRecord | MetricRecord] = {}
-    for name, record in message.content.items():
-        if isinstance(record, ArrayRecord):
-            copies[name] = ArrayRecord(dict(record))
-        elif isinstance(record, ConfigRecord):
-            copies[name] = ConfigRecord(dict(record))
-        else:
-            copies[name] = MetricRecord(dict(record))
-    return make_message(metadata=message.metadata, content=RecordDict(copies))
+    content = RecordDict({name: _copied(record) for name, record in message.content.items()})
+    return make_message(metadata=copy(message.metadata), content=content)
+
+
+def _copied(record: _Record) -> _Record:
+    copied = record.copy()
+    for name, value in record.items():
+        if isinstance(value, Array | list):
+            copied[name] = copy(value)  # type: ignore[index, assignment]  # a record takes what it holds
+    return copied

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,6 +32,7 @@ from simulations.engine import InProcessGrid
 
 _SITES_KEPT = 256
 _CHUNK = 8192
+_LARGE_MODEL = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +67,10 @@ class Result:
 class Options:
     """What changes where a simulation runs and what it writes, never its result.
 
-    data_folder: what the task's sites read; workers: threads; out: the folder that run folders are made in, None for none
+    data_folder: what the task's sites read
+    workers:     sites that train at once, in threads
+    out:         the folder that run folders are made in; None writes nothing
+    observers:   who watches the run
     """
 
     data_folder: Path | None = None
@@ -107,10 +112,22 @@ def simulate(task: Task, plan: Plan, sites: int | Sequence[Rows], options: Optio
     )
     grid = InProcessGrid(client_app(federation.site), sites, federation.node_config, plan.flat(), options.workers)
     context = Context(run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config=plan.flat())
-    server_app(lambda _: setup)(grid, context)
+    with _torch_threads(federation.parameters, options.workers):
+        server_app(lambda _: setup)(grid, context)
     model = task.model()
     keeper.result.layout.load(model, keeper.result.vector)
     return Result(run=keeper.result, model=model.eval(), folder=folder.path if folder else None)
+
+
+@contextmanager
+def _torch_threads(parameters: int, workers: int) -> Iterator[None]:
+    """One thread an operation for small models: threads that wait for each other cost more than they compute."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if parameters < _LARGE_MODEL else max(1, before // workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Federation:
@@ -133,6 +150,7 @@ class _Federation:
         self._held_out = task.prepare(concatenate(held_out))
         self._model = task.model()
         self._layout = Layout.of(self._model)
+        self.parameters = self._layout.length
         self._site = lru_cache(maxsize=_SITES_KEPT)(self._made)
 
     def node_config(self, index: int) -> Mapping[str, Scalar]:

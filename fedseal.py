@@ -1,0 +1,63 @@
+"""The command `fedseal`: mounts each folder's commands; errors meant for people become one line and exit code 1."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+from federation.commands import new, plan_commands
+from privacy.errors import FedSealError
+from simulations.commands import bench, scenarios, simulate
+
+app = typer.Typer(
+    name="fedseal",
+    help="Train one PyTorch model across sites that may not show each other their records, and know what it cost.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start with `fedseal simulate`: eight hospitals train together in this process, in seconds.",
+)
+app.command()(simulate)
+app.command()(scenarios)
+app.command()(new)
+app.add_typer(plan_commands, name="plan")
+app.command()(bench)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"fedseal {version('fedseal')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Nothing is done before a command is named; the help text above is the app's."""
+
+
+def main() -> None:
+    """Runs the command line."""
+    try:
+        app()
+    except FedSealError as error:
+        typer.secho(f"fedseal: {error}", fg="red", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.secho("fedseal: interrupted; what was finished is kept", fg="red", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

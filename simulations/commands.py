@@ -1,0 +1,138 @@
+"""Commands for whole federations on one machine: `fedseal simulate`, `fedseal scenarios`, `fedseal bench`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from federation.commands import Set, promise_lines
+from federation.plan import Scalar
+from federation.reading import app_config, read_overrides, read_plan
+from privacy.errors import DataInvalid, PlanInvalid
+from simulations.scenarios.catalogue import SCENARIOS, scenario
+
+if TYPE_CHECKING:
+    from simulations.simulate import Result
+
+_DEFAULT_SCENARIO = "breast-cancer"
+_DEFAULT_SITES_OF_AN_APP = 4
+
+
+def simulate(
+    app: Annotated[
+        Path | None, typer.Argument(help="Folder of an app (see `fedseal new`); without it a scenario runs.")
+    ] = None,
+    changes: Set = None,
+    scenario_name: Annotated[
+        str | None, typer.Option("--scenario", metavar="NAME", help="A ready-made federation; `fedseal scenarios`.")
+    ] = None,
+    sites: Annotated[int | None, typer.Option(min=1, help="How many sites to simulate.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Planned rounds; short for --set rounds=N.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of everything, noise included: the run repeats bit for bit.")
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Folder that the task's sites read.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder in which the run's own folder is made.")] = Path("runs"),
+    workers: Annotated[int, typer.Option(min=1, help="Sites that train at the same time, in threads.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the run's facts as JSON and nothing else.")] = False,
+) -> None:
+    """Run a private federation on this machine, through the same apps as a deployment.
+
+    Prints a line a round (sites that answered, accuracy, epsilon spent: smallest, median, largest site), a table of
+    sites, and the folder that holds run.json, rounds.jsonl, model.safetensors and report.html.
+
+    The noise comes from a seed, so that runs repeat: a simulation rehearses protection, it protects nobody.
+    """
+    if app is not None and scenario_name is not None:
+        raise PlanInvalid("name an app or a --scenario, not both")
+    if app is not None:
+        flat, count = app_config(app), _DEFAULT_SITES_OF_AN_APP
+    else:
+        chosen = scenario(scenario_name or _DEFAULT_SCENARIO)
+        flat, count = {"name": chosen.name, **chosen.settings}, chosen.sites
+        if chosen.needs_data and data is None:
+            raise DataInvalid(f"scenario {chosen.name!r} reads its records from a folder: add --data DIR")
+    _override(flat, read_overrides(changes or []), rounds, seed)
+    result = _run(app, flat, sites or count, (data, workers, out, as_json))
+    if as_json:
+        assert result.folder is not None
+        facts = json.loads((result.folder / "run.json").read_text(encoding="utf-8"))
+        lines = (result.folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()
+        typer.echo(json.dumps({**facts, "folder": str(result.folder), "rounds": [json.loads(line) for line in lines]}))
+
+
+def scenarios() -> None:
+    """List the ready-made federations."""
+    table = Table(title="fedseal simulate --scenario NAME")
+    for column in ("name", "sites", "what", "data"):
+        table.add_column(column)
+    for found in SCENARIOS.values():
+        table.add_row(found.name, str(found.sites), found.summary, "--data DIR" if found.needs_data else "built in")
+    Console().print(table)
+
+
+def bench(
+    name: Annotated[str | None, typer.Argument(help="Which benchmark; without it they are listed.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Smaller work, same goals, under a minute.")] = False,
+    as_json: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the findings here too.")] = None,
+) -> None:
+    """Measure on this machine, and print a table with the goals that were set.
+
+    Goals are ratios between rows of one run, or accuracies against published ones.
+    """
+    from simulations.benchmarks.catalogue import BENCHMARKS, benchmark
+
+    console = Console()
+    if name is None:
+        for known, (summary, _) in BENCHMARKS.items():
+            console.print(f"[bold]{known}[/]  {summary}", highlight=False)
+        return
+    findings = benchmark(name)(quick)
+    findings.show(console)
+    if as_json is not None:
+        findings.write(as_json)
+
+
+def _override(flat: dict[str, Scalar], changes: dict[str, Scalar], rounds: int | None, seed: int | None) -> None:
+    flat.update(changes)
+    if rounds is not None:
+        flat["rounds"] = rounds
+    if seed is not None:
+        flat["seed"] = seed
+
+
+def _run(
+    app: Path | None, flat: dict[str, Scalar], sites: int, hardware: tuple[Path | None, int, Path, bool]
+) -> Result:
+    plan = read_plan(flat)
+    data, workers, out, quiet = hardware
+    console = Console(quiet=quiet)
+    console.print(f"[bold]{plan.name}[/]: {sites} sites, {plan.rounds} rounds, task {plan.task}", highlight=False)
+    with console.status("loading PyTorch, Flower and Opacus"):
+        from federation.task import load_task
+        from simulations.progress import LiveProgress
+        from simulations.simulate import Options
+        from simulations.simulate import simulate as run_simulation
+
+        promise = promise_lines(plan)
+    for line in promise:
+        console.print(line, highlight=False)
+    console.print()
+    progress = LiveProgress(console)
+    options = Options(data_folder=data, workers=workers, out=out, observers=(progress,))
+    try:
+        result = run_simulation(load_task(plan.task, app), plan, sites, options)
+    finally:
+        progress.close()
+    if result.rounds and result.rounds[-1].figures_source == "simulation only":
+        console.print("figures are exact, on the pooled held-out records of all sites: simulation only", style="dim")
+    if any(record.seeded for record in result.rounds) and plan.is_private:
+        console.print("noise came from the seed, so that the run repeats: a rehearsal, no protection", style="dim")
+    console.print(f"written to [bold]{escape(str(result.folder))}[/]: open report.html there", highlight=False)
+    return result
