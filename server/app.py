@@ -20,7 +20,7 @@ from server.records import Observer, RoundRecord, RunResult
 from server.rounds import Setup, run_rounds
 from server.run_folder import RunFolder
 
-_LOG = logging.getLogger(__name__)
+_LOG = logging.getLogger("flwr.fedseal")  # Flower shows, and gives `flwr log`, what is below its own logger
 
 
 def server_app(setup_of: Callable[[Context], Setup]) -> ServerApp:

@@ -217,7 +217,7 @@ class _Run:
 
     def _why_stop(self, number: int, able: list[int], good: int) -> str:
         if able and all(node in self._roster.out_of_budget for node in able):
-            return "the privacy budget of every site is spent"
+            return "no site has privacy budget left for another round"
         if good < self._plan.cohort.quorum:
             return f"quorum not reached: {good} good reports, the plan asks for {self._plan.cohort.quorum}"
         return "all planned rounds are done" if number == self._plan.rounds else ""

@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 
 from federation.machine import machine, versions
 from federation.plan import Plan
+from federation.promise import round_mechanism
 from privacy.accountant import accountant_name
 from privacy.report import write_report
 from server.records import Observer, RoundRecord, RunResult
@@ -42,6 +43,7 @@ class RunFolder(Observer):
             "machine": machine(),
             "seeds": {"plan": plan.seed, "simulation": self._simulation_seed},
             "accountant": accountant_name() if plan.is_private else None,
+            "mechanism_of_a_round": round_mechanism(plan).facts() if plan.is_private else None,
         }
         self._write_facts()
 
