@@ -4,10 +4,11 @@
 
 # %% One task: what is trained
 import torch
+from torch import nn
+
 from federation import Rows, SiteInfo, Task, read_plan
 from federation.preparation import bound_norm
 from simulations.simulate import simulate
-from torch import nn
 
 
 class TwoMoons(Task):

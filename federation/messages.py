@@ -8,6 +8,7 @@ nothing from outside reaches a loader that could do more than copy numbers. P is
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -39,6 +40,8 @@ Facts: TypeAlias = dict[str, ConfigRecordValues]
 _SERIALISATION = "fedseal.little-endian"
 _FACTS, _VECTOR, _SUMS, _REFUSAL, _HISTORY = "facts", "vector", "sums", "refusal", "history"
 _LARGEST_METRICS = 1 << 20
+_MOST_DIMENSIONS = 8
+_MOST_METRICS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +134,10 @@ def read_order(content: RecordDict, layout: Layout) -> Order:
             raise OrderRefused(
                 "the order is for a model of other tensors than this site's task has; install the same task"
             )
-        return Order(address=address, cohort=int(str(facts["cohort"])), vector=_finite_vector(content, layout.length))
+        cohort = int(str(facts["cohort"]))
+        if cohort < 1:
+            raise OrderRefused(f"the order speaks of a cohort of {cohort} sites")
+        return Order(address=address, cohort=cohort, vector=_finite_vector(content, layout.length))
     except (ReportRefused, KeyError, ValueError, TypeError) as error:
         raise OrderRefused(f"the server's order can't be read: {_plain(error)}") from None
 
@@ -160,7 +166,7 @@ def read_report(content: RecordDict, expected: Expectation) -> TrainReport | Ref
     try:
         mechanism = _mechanism(str(facts["mechanism"]))
         declared = int(str(facts["declared-rows"]))
-        seeded = bool(facts["seeded"])
+        seeded = _truth(facts["seeded"])
     except (KeyError, ValueError, MechanismUnsound) as error:
         raise MalformedReport(f"the report's facts can't be read: {_plain(error)}") from None
     if declared < 0:
@@ -195,7 +201,10 @@ def read_evaluation(content: RecordDict, expected: Address) -> EvaluateReport | 
     facts = _checked_facts(content, expected)
     if _SUMS not in content.array_records:
         raise MissingTensor("the evaluation holds no sums")
-    sums = {name: torch.from_numpy(_sums(name, array)) for name, array in content.array_records[_SUMS].items()}
+    arrays = content.array_records[_SUMS]
+    if len(arrays) > _MOST_METRICS:
+        raise MalformedReport(f"the evaluation holds {len(arrays)} metrics; {_MOST_METRICS} are the most")
+    sums = {name: torch.from_numpy(_sums(name, array)) for name, array in arrays.items()}
     return EvaluateReport(address=expected, site=_site_name(facts), sums=sums)
 
 
@@ -305,9 +314,11 @@ def _finite_vector(content: RecordDict, length: int) -> NDArray[np.float32]:
 def _sums(name: str, array: Array) -> NDArray[np.float64]:
     if array.stype != _SERIALISATION or array.dtype != "float64":
         raise WrongShape(f"metric {name[:100]!r} is {array.dtype} serialised as {array.stype!r}")
-    if len(array.data) > _LARGEST_METRICS or len(array.data) != 8 * int(np.prod(array.shape)):
-        raise WrongShape(f"metric {name[:100]!r} has shape {tuple(array.shape)} in {len(array.data)} bytes")
-    values = np.frombuffer(array.data, dtype="<f8").reshape(array.shape).copy()
+    shape = tuple(array.shape)
+    small = len(shape) <= _MOST_DIMENSIONS and all(0 <= length <= _LARGEST_METRICS for length in shape)
+    if not small or len(array.data) > _LARGEST_METRICS or len(array.data) != 8 * math.prod(shape):
+        raise WrongShape(f"metric {name[:100]!r} has shape {str(shape)[:100]} in {len(array.data)} bytes")
+    values = np.frombuffer(array.data, dtype="<f8").reshape(shape).copy()
     if not np.isfinite(values).all():
         raise NotFinite(f"metric {name[:100]!r} holds NaN or infinity")
     return values
@@ -318,7 +329,21 @@ def _mechanism_text(mechanism: Mechanism | None) -> str:
 
 
 def _mechanism(text: str) -> Mechanism | None:
-    return None if text == "none" else Mechanism.from_facts(json.loads(text))
+    if text == "none":
+        return None
+    try:
+        facts = json.loads(text)
+    except RecursionError:
+        raise MechanismUnsound("a mechanism whose facts nest without end can't be priced") from None
+    if not isinstance(facts, dict):
+        raise MechanismUnsound("a mechanism whose facts are no table can't be priced")
+    return Mechanism.from_facts(facts)
+
+
+def _truth(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"a {type(value).__name__} is neither true nor false")
+    return value
 
 
 def _plain(error: Exception) -> str:

@@ -19,7 +19,7 @@ def classification_sums(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
     """Count, correct and loss of (n, C) logits against (n,) class indices; for two classes also score histograms.
 
     The histograms count positives and negatives in equal bins of the logit difference, so that the AUROC of pooled
-    records can be read from sums without anybody's scores.
+    records can be read from sums without anybody's scores. A score that is NaN (a diverged model) counts as undecided.
     """
     logits = logits.detach().double().cpu()
     targets = targets.cpu()
@@ -29,7 +29,7 @@ def classification_sums(logits: Tensor, targets: Tensor) -> dict[str, Tensor]:
         "loss": functional.cross_entropy(logits, targets, reduction="sum"),
     }
     if logits.shape[1] == 2:
-        score = (logits[:, 1] - logits[:, 0]).clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)  # (n,)
+        score = (logits[:, 1] - logits[:, 0]).nan_to_num().clamp(-_LARGEST_LOGIT, _LARGEST_LOGIT)  # (n,)
         position = ((score + _LARGEST_LOGIT) / (2 * _LARGEST_LOGIT) * (_BINS - 1)).round().long()  # (n,)
         sums["positives"] = torch.bincount(position[targets == 1], minlength=_BINS).double()  # (K,)
         sums["negatives"] = torch.bincount(position[targets == 0], minlength=_BINS).double()  # (K,)

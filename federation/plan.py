@@ -13,7 +13,10 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_core import PydanticCustomError
+
+from privacy.errors import PlanInvalid
 
 Scalar: TypeAlias = bool | int | float | str
 Share = Annotated[float, Field(gt=0, le=1)]
@@ -24,9 +27,16 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Settings(BaseModel):
-    """A frozen table of settings; unknown names, NaN and infinity are errors."""
+    """A frozen table of settings; unknown names, NaN, infinity, and true or false for a number are errors."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_values(cls, value: object) -> object:
+        if isinstance(value, bool):  # pydantic would read true as 1
+            raise PydanticCustomError("truth_value", "must be a number or a text, not true or false")
+        return 0.0 if isinstance(value, float) and value == 0 else value  # -0.0 would give another plan hash
 
 
 def setting(default: Any, meaning: str, unit: str = "") -> Any:
@@ -182,11 +192,22 @@ class Plan(Settings):
 
 
 def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, Scalar]:
-    """Nested tables as dotted keys."""
+    """Nested tables as dotted keys.
+
+    Raises:
+        PlanInvalid: a setting stands there twice.
+    """
     flat: dict[str, Scalar] = {}
     for name, value in tree.items():
         if isinstance(value, Mapping):
-            flat.update(flatten(value, f"{prefix}{name}."))
+            _merge(flat, flatten(value, f"{prefix}{name}."))
         else:
-            flat[f"{prefix}{name}"] = cast(Scalar, value)
+            _merge(flat, {f"{prefix}{name}": cast(Scalar, value)})
     return flat
+
+
+def _merge(flat: dict[str, Scalar], more: Mapping[str, Scalar]) -> None:
+    twice = sorted(flat.keys() & more.keys())
+    if twice:
+        raise PlanInvalid(f"plan: {twice[0]} is given twice, as a dotted key and in a table: keep one of them")
+    flat.update(more)

@@ -5,12 +5,13 @@ Shapes: n records, d columns, images (n, channels, height, width).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from federation.rows import Rows
+from federation.rows import Rows, record_bytes
 from privacy.errors import DataInvalid
 
 
@@ -19,7 +20,7 @@ def drop_missing(rows: Rows) -> Rows:
     complete = torch.ones(len(rows), dtype=torch.bool)  # (n,)
     for tensor in rows.fields.values():
         if tensor.is_floating_point():
-            complete &= tensor.reshape(len(rows), -1).isfinite().all(dim=1)
+            complete &= tensor.reshape(len(rows), math.prod(tensor.shape[1:])).isfinite().all(dim=1)
     return rows.take(complete)
 
 
@@ -34,13 +35,11 @@ def drop_duplicates(rows: Rows) -> Rows:
 
     Adding or removing one record changes the result by at most one record, so sensitivity stays one.
     """
-    flat = torch.cat([tensor.reshape(len(rows), -1).double() for tensor in rows.fields.values()], dim=1)
     seen: set[bytes] = set()
     keep = []
-    for position, record in enumerate(flat.numpy()):
-        key = record.tobytes()
-        if key not in seen:
-            seen.add(key)
+    for position, record in enumerate(record_bytes(rows)):
+        if record not in seen:
+            seen.add(record)
             keep.append(position)
     return rows.take(torch.tensor(keep, dtype=torch.long))
 

@@ -80,31 +80,40 @@ def app_config(folder: Path) -> dict[str, Scalar]:
     if not path.is_file():
         raise PlanInvalid(f"{folder} is no app: it has no pyproject.toml; `fedseal new DIR` writes one to start from")
     try:
-        config = tomllib.loads(path.read_text(encoding="utf-8"))["tool"]["flwr"]["app"]["config"]
-    except KeyError:
-        raise PlanInvalid(f"{path} has no table [tool.flwr.app.config], which holds the plan") from None
+        config: object = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise PlanInvalid(f"{path} is not valid TOML: {error}") from None
+    for name in ("tool", "flwr", "app", "config"):
+        config = config.get(name) if isinstance(config, Mapping) else None
+    if not isinstance(config, Mapping):
+        raise PlanInvalid(f"{path} has no table [tool.flwr.app.config], which holds the plan")
     return flatten(config)
 
 
 def read_overrides(assignments: list[str]) -> dict[str, Scalar]:
-    """`privacy.epsilon=3` and its like, as dotted keys; values are TOML, or plain text where they are not.
+    """`privacy.epsilon=3` and its like, as dotted keys; values are TOML, or bare text where a setting is one.
 
     Raises:
         PlanInvalid: an assignment has no equals sign.
     """
     flat: dict[str, Scalar] = {}
+    known = settings()
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals:
             raise PlanInvalid(f"--set {assignment!r}: write KEY=VALUE, for example --set privacy.epsilon=3")
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        flat[key.strip()] = value if isinstance(value, bool | int | float | str) else text
+        row = known.get(key.strip())
+        bare = row is not None and isinstance(row.default, str) and not text.startswith(('"', "'"))
+        flat[key.strip()] = text if bare else _value(text)
     return flat
+
+
+def _value(text: str) -> Scalar:
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+    return value if isinstance(value, bool | int | float | str) else text
 
 
 def _settings(table: type[Settings], prefix: str) -> Iterator[Setting]:
@@ -140,8 +149,12 @@ def _sentence(problem: ErrorDetails, known: Mapping[str, Setting]) -> str:
 
 
 def _nearest(word: str, words: list[str]) -> str:
-    by_end = {candidate.rpartition(".")[2]: candidate for candidate in words}
-    close = get_close_matches(word, words, n=1, cutoff=0.6)
+    by_end: dict[str, list[str]] = {}
+    for candidate in words:
+        by_end.setdefault(candidate.rpartition(".")[2], []).append(candidate)
+    end = word.rpartition(".")[2]
+    close = by_end.get(end) or get_close_matches(word, words, n=1, cutoff=0.6)
     if not close:
-        close = [by_end[end] for end in get_close_matches(word.rpartition(".")[2], list(by_end), n=1, cutoff=0.6)]
-    return f"; did you mean {close[0]!r}?" if close else "; `fedseal plan show` lists them all"
+        close = [by_end[near][0] for near in get_close_matches(end, list(by_end), n=1, cutoff=0.6)]
+    names = " or ".join(repr(name) for name in close)
+    return f"; did you mean {names}?" if close else "; `fedseal plan show` lists them all"

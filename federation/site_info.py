@@ -38,12 +38,14 @@ class SiteInfo:
         """Reads `--node-config`: site-name, partition-id, num-partitions, data-folder, declared-rows, simulation-seed.
 
         Raises:
-            DataInvalid: a number is not one, or partition-id is not below num-partitions.
+            DataInvalid: a number is not one or is negative, or partition-id is not below num-partitions.
         """
         index = _whole(config, "partition-id", 0)
         count = _whole(config, "num-partitions", 1)
         declared = _whole(config, "declared-rows", 0)
         seed = _whole(config, "simulation-seed", -1)
+        if declared < 0:
+            raise DataInvalid(f"node config: declared-rows is {declared}, but no site holds fewer than no records")
         if not 0 <= index < count:
             raise DataInvalid(f"node config: partition-id {index} is not below num-partitions {count}")
         folder = config.get("data-folder")
@@ -60,6 +62,6 @@ class SiteInfo:
 
 def _whole(config: Mapping[str, Scalar], key: str, default: int) -> int:
     try:
-        return int(config.get(key, default))
+        return int(str(config.get(key, default)))
     except ValueError:
         raise DataInvalid(f"node config: {key} is {config[key]!r}, but must be a whole number") from None

@@ -25,8 +25,13 @@ def read_table(path: Path, label: str, columns: Sequence[str] | None = None) -> 
     """
     try:
         table = pyarrow.csv.read_csv(path)
-    except (OSError, pyarrow.ArrowInvalid) as error:
-        raise DataInvalid(f"{path} can't be read as CSV: {error}") from None
+    except OSError as error:
+        raise DataInvalid(f"{path} can't be opened: {error}") from None
+    except pyarrow.ArrowInvalid:
+        # Its text quotes the record, and a refusal's reason goes to the server.
+        raise DataInvalid(
+            f"{path} can't be read as CSV: it is empty, or a row's cells don't match the header"
+        ) from None
     wanted = [name for name in table.column_names if name != label] if columns is None else list(columns)
     missing = [name for name in (*wanted, label) if name not in table.column_names]
     if missing:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,14 +74,21 @@ def load_task(reference: str, folder: Path | None = None) -> Task:
         TaskInvalid: the module can't be imported, has no such attribute, or the attribute is no Task.
     """
     module_name, _, attribute = reference.partition(":")
-    if folder is not None and str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+    if not module_name or module_name.startswith("."):
+        raise TaskInvalid(f"task {reference!r}: it names no module; the plan's `task` is written module:attribute")
+    if folder is not None:
+        sys.path[:] = [str(folder), *(entry for entry in sys.path if entry != str(folder))]
     if folder is not None and _foreign(module_name, folder):
         del sys.modules[module_name]
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise TaskInvalid(f"task {reference!r}: {error}; the plan's `task` is written module:attribute") from error
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise TaskInvalid(
+            f"task {reference!r}: {type(error).__name__} while importing it: {error} ({where.filename}:{where.lineno})"
+        ) from error
     found = getattr(module, attribute or "task", None)
     if not isinstance(found, Task):
         raise TaskInvalid(

@@ -70,10 +70,16 @@ def calibrate(budget: Budget, sample_rate: float, steps: int) -> float:
         PlanInvalid: no noise multiplier up to 10,000 is enough.
     """
 
-    def price(noise_multiplier: float) -> float:
-        return _pld_epsilon(((noise_multiplier, sample_rate, steps),), _checked(budget.delta))
+    def composition(noise_multiplier: float) -> Composition:
+        return ((noise_multiplier, sample_rate, steps),)
 
+    def price(noise_multiplier: float) -> float:
+        return _pld_epsilon(composition(noise_multiplier), delta)
+
+    delta = _checked(budget.delta)
     enough = 1.0
+    while enough < 5_000 and _rdp_epsilon(composition(enough), delta) > budget.epsilon:
+        enough *= 2  # by the cheap bound: a PLD of a cost far beyond the budget takes minutes and says no more
     while price(enough) > budget.epsilon:
         enough *= 2
         if enough > 10_000:

@@ -7,7 +7,7 @@ that can't be priced exactly is not priced at all.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -75,7 +75,7 @@ class Mechanism:
 
 
 def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value > 0
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= sys.float_info.max
 
 
 def _require(holds: bool, name: str, value: object, wanted: str) -> None:

@@ -92,6 +92,15 @@ class TotalFacts(Parsed):
     parameters: int
 
 
+class MechanismFacts(Parsed):
+    """What every round of a private plan does at a site."""
+
+    noise_multiplier: float
+    sample_rate: float
+    steps: int
+    max_grad_norm: float
+
+
 class RunFacts(Parsed):
     """`run.json`; a run that was killed lacks what is written at the end."""
 
@@ -104,6 +113,7 @@ class RunFacts(Parsed):
     machine: dict[str, JsonValue]
     seeds: dict[str, int | None]
     accountant: str | None
+    mechanism_of_a_round: MechanismFacts | None = None
     ended: str | None = None
     finished: datetime | None = None
     totals: TotalFacts | None = None

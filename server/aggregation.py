@@ -5,6 +5,7 @@ In array comments: S reports, P values of an update.
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import numpy as np
@@ -74,7 +75,7 @@ def median(updates: Vector) -> Vector:
 
 def trimmed_mean(updates: Vector, share: float) -> Vector:
     """Coordinate-wise mean without the floor(share x S) smallest and largest values (Yin et al. 2018, definition 2)."""
-    dropped = int(share * len(updates))
+    dropped = math.floor(share * len(updates) + 1e-9)  # 0.29 * 100 is 28.999999999999996
     kept = np.sort(updates, axis=0)[dropped : len(updates) - dropped]
     centre: Vector = kept.mean(axis=0, dtype=np.float64).astype(np.float32)
     return centre

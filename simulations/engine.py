@@ -1,4 +1,4 @@
-"""A whole federation in one process: a Flower Grid that runs the real ClientApp, site by site, as replies are asked for.
+"""A whole federation in one process: a Flower Grid that runs the real ClientApp, site by site, as replies are pulled.
 
 Messages are isolated as a network would isolate them (containers copied, payload bytes immutable), errors become what
 Flower's own runtime makes of them, each node keeps its own Context, and replies are made lazily, in the order of the
@@ -145,5 +145,5 @@ def _copied(record: _Record) -> _Record:
     copied = record.copy()
     for name, value in record.items():
         if isinstance(value, Array | list):
-            copied[name] = copy(value)  # type: ignore[index, assignment]  # a record takes what it holds
+            copied[name] = copy(value)  # type: ignore[assignment]  # a record takes what it holds
     return copied

@@ -29,7 +29,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_demo_prints_a_line_a_round_with_sites_accuracy_auroc_and_epsilon(demo: tuple[Path, str]) -> None:
     lines = [line.split() for line in demo[1].splitlines()]
     header = next(words for words in lines if words[:1] == ["round"])
-    assert header == "round sites accuracy auroc loss ε min ε med ε max seconds".split()
+    assert header == ["round", "sites", "accuracy", "auroc", "loss", "ε", "min", "ε", "med", "ε", "max", "seconds"]
     rounds = [words for words in lines if len(words) == 9 and words[1] == "8/8"]
     assert [words[0] for words in rounds] == ["1", "2", "3", "4"]
     spent = [float(words[7]) for words in rounds]
@@ -101,7 +101,9 @@ def test_version_is_the_projects(tmp_path: Path) -> None:
     assert fedseal("--version", folder=tmp_path).stdout.strip() == f"fedseal {project['version']}"
 
 
-@pytest.mark.parametrize("command", [[], ["simulate"], ["scenarios"], ["new"], ["plan", "show"], ["plan", "check"], ["bench"]])
+@pytest.mark.parametrize(
+    "command", [[], ["simulate"], ["scenarios"], ["new"], ["plan", "show"], ["plan", "check"], ["bench"]]
+)
 def test_every_command_has_help(command: list[str], tmp_path: Path) -> None:
     done = fedseal(*command, "--help", folder=tmp_path)
     assert done.returncode == 0
