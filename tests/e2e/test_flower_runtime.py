@@ -1,0 +1,207 @@
+"""What `fedseal simulate` runs in one process, on Flower's own runtime: a SuperLink over TLS and two SuperNodes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from federation_processes import FederationProcesses
+from safetensors.numpy import load_file
+from safetensors.torch import load_model
+from sklearn.datasets import load_wine
+
+from federation.new_app import write_app
+from federation.reading import read_app
+from federation.rows import split
+from federation.site_info import SiteInfo
+from federation.task import load_task
+from simulations.simulate import Options, public_size, simulate
+
+pytestmark = [
+    pytest.mark.e2e,
+    # Opacus hooks modules whose inputs need no gradient, which is what torch warns of.
+    pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning"),
+]
+
+SITES = 2
+SEED = 7
+RUN_SECONDS = 400
+
+BIOPSIES_PROJECT = f"""
+[project]
+name = "biopsies"
+version = "0.1.0"
+description = "Two hospitals tell malignant from benign"
+license = "Apache-2.0"
+dependencies = ["fedseal"]
+
+[tool.flwr.app]
+publisher = "hospitals"
+
+[tool.flwr.app.components]
+serverapp = "server.app:app"
+clientapp = "clients.app:app"
+
+[tool.flwr.app.config]
+task = "task:task"
+name = "biopsies"
+rounds = 2
+seed = {SEED}
+
+[tool.flwr.app.config.privacy]
+epsilon = 3.0
+delta = 1e-3
+noise_multiplier = 2.0
+
+[tool.flwr.app.config.training]
+sample_rate = 0.5
+steps = 2
+"""
+
+BIOPSIES_TASK = """
+from torch import nn
+
+from simulations.scenarios.breast_cancer import BreastCancer
+
+
+class Biopsies(BreastCancer):
+    def model(self):
+        return nn.Sequential(nn.Linear(30, 4), nn.Tanh(), nn.Linear(4, 2))
+
+
+task = Biopsies()
+"""
+
+SECRET_CELL = "0815.4711-Anna-Blau"
+
+
+@pytest.fixture(scope="module")
+def biopsies(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An app as a user writes it: a plan and a task, no server and no client of its own."""
+    folder = tmp_path_factory.mktemp("biopsies")
+    (folder / "pyproject.toml").write_text(BIOPSIES_PROJECT, encoding="utf-8")
+    (folder / "task.py").write_text(BIOPSIES_TASK, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def wines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `fedseal new` writes, for one round that reports plain metrics and needs one site."""
+    folder = tmp_path_factory.mktemp("apps") / "wines"
+    write_app(folder)
+    project = folder / "pyproject.toml"
+    text = project.read_text(encoding="utf-8").replace("rounds = 15", 'rounds = 1\nmetrics = "plain"')
+    project.write_text(f"{text}\n[tool.flwr.app.config.cohort]\nquorum = 1\n", encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def hospitals(biopsies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FederationProcesses]:
+    """A running federation whose second site has a broken table of wines."""
+    folder = tmp_path_factory.mktemp("federation")
+    plan = read_app(biopsies)
+    task = load_task(plan.task, biopsies)
+    sites: list[dict[str, str | int]] = []
+    for index in range(SITES):
+        info = SiteInfo(name=f"hospital-{index}", index=index, count=SITES, plan=plan)
+        train, _ = split(task.rows(info), plan.data.test_share, plan.seed)
+        data = folder / f"data-{index}"
+        data.mkdir()
+        sites.append(
+            {
+                "site-name": info.name,
+                "partition-id": index,
+                "num-partitions": SITES,
+                "declared-rows": public_size(len(train)),
+                "simulation-seed": SEED,
+                "data-folder": str(data),
+            }
+        )
+    write_wines(folder / "data-0" / "records.csv")
+    write_wines(folder / "data-1" / "records.csv", last_line=f"1,{SECRET_CELL},3\n")
+    with FederationProcesses(folder=folder / "processes", sites=sites) as running:
+        yield running
+
+
+@pytest.fixture
+def federation(hospitals: FederationProcesses) -> Iterator[FederationProcesses]:
+    """The running federation; pytest shows what its processes wrote when the test fails."""
+    yield hospitals
+    print(hospitals.log_tails())
+
+
+def test_real_processes_train_the_model_that_one_process_trains(
+    federation: FederationProcesses, biopsies: Path, tmp_path: Path
+) -> None:
+    plan = read_app(biopsies)
+    expected = simulate(load_task(plan.task, biopsies), plan, SITES, Options(out=tmp_path)).folder
+    assert expected is not None
+
+    run = federation.submit(biopsies, seconds=RUN_SECONDS)
+
+    assert run.status == "finished:completed"
+    written = federation.runs / "latest"
+    facts, rounds = read_json(written / "run.json"), read_rounds(written)
+    assert facts["ended"] == "all planned rounds are done"
+    assert facts["plan_hash"] == read_json(expected / "run.json")["plan_hash"]
+    assert [record["answered"] for record in rounds] == [["hospital-0", "hospital-1"]] * 2
+    assert [record["refused"] for record in rounds] == [[], []]
+    assert [record["seeded"] for record in rounds] == [True, True]
+    assert [sorted(record["epsilon"].values()) for record in rounds] == [
+        sorted(record["epsilon"].values()) for record in read_rounds(expected)
+    ]
+    trained, wanted = (load_file(path / "model.safetensors") for path in (written, expected))
+    assert trained.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        np.testing.assert_allclose(trained[name], tensor, rtol=0, atol=1e-6, err_msg=name)
+    assert "round finished round=2 answered=2 of=2" in run.shown
+
+
+def test_broken_site_is_left_out_and_its_records_stay_at_home(federation: FederationProcesses, wines: Path) -> None:
+    run = federation.submit(wines, seconds=RUN_SECONDS)
+
+    assert run.status == "finished:completed"
+    written = federation.runs / "latest"
+    (record,) = read_rounds(written)
+    assert record["answered"] == ["hospital-0"]
+    assert {(refused["site"], refused["error"]) for refused in record["refused"]} == {("hospital-1", "DataInvalid")}
+    assert record["figures_source"] == "plain sums from sites"
+    assert record["figures"] == pytest.approx(figures_of_first_site(federation, wines, written), abs=1e-6)
+    assert not files_that_hold(SECRET_CELL, federation.folder)
+
+
+def figures_of_first_site(federation: FederationProcesses, app: Path, written: Path) -> dict[str, float]:
+    """The run's model on the held-out records of the only site that could report."""
+    plan = read_app(app)
+    task = load_task(plan.task, app)
+    data = Path(str(federation.sites[0]["data-folder"]))
+    _, test = split(task.rows(SiteInfo(name="hospital-0", data_folder=data)), plan.data.test_share, plan.seed)
+    model = task.model()
+    load_model(model, written / "model.safetensors")
+    figures: dict[str, float] = task.figures(task.metrics(model.eval(), task.prepare(test)))
+    return figures
+
+
+def files_that_hold(secret: str, folder: Path) -> list[Path]:
+    """Files of the federation's processes in which a site's record can be read."""
+    return [path for path in folder.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+
+
+def write_wines(path: Path, last_line: str = "") -> None:
+    inputs, labels = load_wine(return_X_y=True)
+    lines = [",".join([*(f"c{column}" for column in range(inputs.shape[1])), "class"])]
+    lines += [",".join(map(str, [*values, label])) for values, label in zip(inputs, labels, strict=True)]
+    path.write_text("\n".join(lines) + "\n" + last_line, encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def read_rounds(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
