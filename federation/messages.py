@@ -10,16 +10,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, RecordDict
 from numpy.typing import NDArray
-from torch import Tensor
 
 from federation.layout import Layout
+from federation.orders import Address, EvaluateReport, Expectation, History, Order, Refusal, TrainReport
 from privacy.errors import (
     LateReport,
     MalformedReport,
@@ -42,77 +41,6 @@ _FACTS, _VECTOR, _SUMS, _REFUSAL, _HISTORY = "facts", "vector", "sums", "refusal
 _LARGEST_METRICS = 1 << 20
 _MOST_DIMENSIONS = 8
 _MOST_METRICS = 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Address:
-    """What a message belongs to: run id, round (from 1), plan hash and layout digest (hex)."""
-
-    run: str
-    round: int
-    plan: str
-    layout: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """The server's wish: train on, or evaluate, this model vector of shape (P,), float32."""
-
-    address: Address
-    cohort: int
-    vector: NDArray[np.float32]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainReport:
-    """A site's answer: its update of shape (P,), float32, and what making it cost.
-
-    mechanism:     None where the plan has no privacy
-    declared_rows: the site's public declaration, 0 where it made none
-    seeded:        whether the noise came from a seed (simulations and tests only)
-    """
-
-    address: Address
-    site: str
-    update: NDArray[np.float32]
-    mechanism: Mechanism | None
-    declared_rows: int
-    seeded: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateReport:
-    """A site's plain metric sums over its held-out records."""
-
-    address: Address
-    site: str
-    sums: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refusal:
-    """A site's no: the name of the error, and its message."""
-
-    site: str
-    error: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expectation:
-    """What the server holds a report against."""
-
-    address: Address
-    layout: Layout
-    mechanism: Mechanism | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
-    """What a site has promised in this run: the last round it took up, and the mechanism of each."""
-
-    last_round: int = 0
-    mechanisms: tuple[Mechanism, ...] = ()
 
 
 def write_order(order: Order) -> RecordDict:
@@ -160,7 +88,7 @@ def read_report(content: RecordDict, expected: Expectation) -> TrainReport | Ref
     Raises:
         ReportRefused: one of its kinds, saying what is wrong.
     """
-    if _REFUSAL in content.config_records:
+    if isinstance(content.get(_REFUSAL), ConfigRecord):
         return _refusal(content)
     facts = _checked_facts(content, expected.address)
     try:
@@ -196,7 +124,7 @@ def read_evaluation(content: RecordDict, expected: Address) -> EvaluateReport | 
     Raises:
         ReportRefused: one of its kinds, saying what is wrong.
     """
-    if _REFUSAL in content.config_records:
+    if isinstance(content.get(_REFUSAL), ConfigRecord):
         return _refusal(content)
     facts = _checked_facts(content, expected)
     if _SUMS not in content.array_records:
@@ -244,7 +172,8 @@ def write_history(state: RecordDict, history: History) -> None:
 
 def payload_bytes(content: RecordDict) -> int:
     """Bytes of all arrays in a message: what dominates on the wire."""
-    return sum(len(array.data) for record in content.array_records.values() for array in record.values())
+    records = [record for record in content.values() if isinstance(record, ArrayRecord)]
+    return sum(len(array.data) for record in records for array in record.values())
 
 
 def _address_facts(address: Address) -> Facts:
@@ -258,9 +187,10 @@ def _address(facts: Mapping[str, object]) -> Address:
 
 
 def _facts(content: RecordDict) -> Mapping[str, object]:
-    if _FACTS not in content.config_records:
+    facts = content.get(_FACTS)
+    if not isinstance(facts, ConfigRecord):
         raise MalformedReport("the message holds no facts (run, round, plan)")
-    return dict(content.config_records[_FACTS])
+    return dict(facts.items())
 
 
 def _checked_facts(content: RecordDict, expected: Address) -> Mapping[str, object]:
@@ -296,9 +226,10 @@ def _array(values: NDArray[np.float32] | NDArray[np.float64]) -> Array:
 
 
 def _finite_vector(content: RecordDict, length: int) -> NDArray[np.float32]:
-    if _VECTOR not in content.array_records or _VECTOR not in content.array_records[_VECTOR]:
+    record = content.get(_VECTOR)
+    if not isinstance(record, ArrayRecord) or _VECTOR not in record:
         raise MissingTensor("the message holds no model vector")
-    array = content.array_records[_VECTOR][_VECTOR]
+    array = record[_VECTOR]
     if array.stype != _SERIALISATION or array.dtype != "float32":
         raise WrongShape(
             f"the vector is {array.dtype} serialised as {array.stype!r}, not float32 as {_SERIALISATION!r}"

@@ -87,7 +87,7 @@ def load_task(reference: str, folder: Path | None = None) -> Task:
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         raise TaskInvalid(
-            f"task {reference!r}: {type(error).__name__} while importing it: {error} ({where.filename}:{where.lineno})"
+            f"task {reference!r}: {type(error).__name__} while importing it, at {where.filename}:{where.lineno}"
         ) from error
     found = getattr(module, attribute or "task", None)
     if not isinstance(found, Task):

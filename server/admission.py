@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from flwr.app import Message
 from torch import Tensor
 
-from federation.messages import EvaluateReport, Expectation, Refusal, TrainReport, read_evaluation, read_report
+from federation.messages import read_evaluation, read_report
+from federation.orders import EvaluateReport, Expectation, Refusal, TrainReport
 from privacy.errors import DuplicateReport, MalformedReport, UnknownSite, WrongShape
 
 

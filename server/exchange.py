@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from privacy.errors import RunFailed
+
 _POLL_SECONDS = 0.2
 
 
@@ -20,7 +22,7 @@ _POLL_SECONDS = 0.2
 class Exchange:
     """The messages under way between this server and its sites.
 
-    silent: the nodes that let the last deadline pass
+    silent: the nodes that let the last deadline pass, or that Flower had no message taken for
     """
 
     grid: Grid
@@ -43,13 +45,22 @@ class Exchange:
         """Sends one message a node and yields (node, reply) as replies arrive, until all came or the deadline passed.
 
         Replies to orders of earlier rounds, and second replies to one order, are yielded as well.
+
+        Raises:
+            RunFailed: Flower took none of the orders.
         """
         orders = [
             Message(content, node, message_type, group_id=str(round_number), ttl=self.deadline_seconds + 60)
             for node, content in contents.items()
         ]
-        sent = dict(zip(self.grid.push_messages(orders), contents, strict=True))
-        sent.pop("", None)
+        message_ids = list(self.grid.push_messages(orders))
+        if len(message_ids) != len(orders):
+            raise RunFailed(
+                "the SuperLink did not take the round's orders; it may find them too large: see its log, and raise its "
+                "message size, or train a smaller model"
+            )
+        pushed = zip(message_ids, contents, strict=True)
+        sent = {message_id: node for message_id, node in pushed if message_id}
         waiting = set(sent)
         self._unanswered.update(sent)
         answered: dict[str, int] = {}
@@ -68,4 +79,4 @@ class Exchange:
                     break
             if waiting and not arrived:
                 time.sleep(_POLL_SECONDS)
-        self.silent = {sent[message_id] for message_id in waiting}
+        self.silent = {sent[message_id] for message_id in waiting} | (contents.keys() - sent.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from federation.messages import Refusal, TrainReport
+from federation.orders import Refusal, TrainReport
 from federation.plan import Plan
 from privacy.errors import BudgetExhausted
 from server.records import Refused, SiteRecord
@@ -19,6 +19,7 @@ class Roster:
         self.out_of_budget: set[int] = set()
         self._aggregation = plan.aggregation
         self._names: dict[int, str] = {}
+        self._taken: set[str] = set()
         self._declared: dict[str, int] = {}
         self._rounds: Counter[str] = Counter()
         self._refusals: Counter[str] = Counter()
@@ -62,6 +63,7 @@ class Roster:
     def _called(self, node: int, wished: str) -> str:
         """The node's name for the run; two nodes never share one."""
         if node not in self._names:
-            free = wished and wished not in self._rounds and wished not in self._names.values()
+            free = wished and wished not in self._rounds and wished not in self._taken
             self._names[node] = wished if free else f"{wished} (node {node})".strip()
+            self._taken.add(self._names[node])
         return self._names[node]

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from federation.layout import Layout
-from federation.messages import Address, Expectation, Order, Refusal, payload_bytes, write_order
+from federation.messages import payload_bytes, write_order
+from federation.orders import Address, Expectation, Order, Refusal
 from federation.plan import Plan
 from federation.promise import round_mechanism
 from federation.task import Task
