@@ -1,6 +1,6 @@
 """Default of credit-card clients (Yeh and Lien 2009, UCI) from `DIR/bank/UCI_Credit_Card.csv`: 30,000 customers.
 
-Twenty amounts and counts are tamed by signed logarithms and scaled by public bounds; three codes are one-hot encoded.
+Thirteen amounts of money are tamed by signed logarithms and scaled by public bounds; three codes are one-hot encoded.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from federation.rows import Rows
 from privacy.errors import DataInvalid
 from simulations.pooled_task import PooledTask
 
-_LABEL = "default.payment.next.month"
-_CODES = {"SEX": (1, 2), "EDUCATION": (1, 2, 3, 4), "MARRIAGE": (1, 2, 3)}
-_LATE = tuple(f"PAY_{month}" for month in (0, 2, 3, 4, 5, 6))
-_AMOUNTS = ("LIMIT_BAL", *(f"{kind}_AMT{month}" for kind in ("BILL", "PAY") for month in range(1, 7)))
+# Columns by position, because the file goes round under two sets of names: X1 to X23 and Y (UCI), or words (Kaggle).
+_LIMIT, _CODES, _AGE, _LATE, _AMOUNTS, _LABEL = [1], [2, 3, 4], [5], [*range(6, 12)], [*range(12, 24)], 24
+_CODE_VALUES = ((1, 2), (1, 2, 3, 4), (1, 2, 3))  # sex, education, marriage
 _LARGEST_LOG = 14.0
 
 
@@ -34,18 +33,20 @@ class Credit(PooledTask):
             raise DataInvalid(
                 f"credit: {path} can't be read ({error}); name its parent folder with --data DIR"
             ) from None
-        columns = (*_AMOUNTS, *_LATE, "AGE", *_CODES)
-        cells = [torch.tensor(table[name].to_numpy(), dtype=torch.float32) for name in columns]
-        return Rows(fields={"x": torch.stack(cells, dim=1), "y": torch.tensor(table[_LABEL].to_numpy())})
+        if table.num_columns != _LABEL + 1:
+            raise DataInvalid(f"credit: {path} has {table.num_columns} columns, not the {_LABEL + 1} of the UCI file")
+        positions = [*_LIMIT, *_AMOUNTS, *_LATE, *_AGE, *_CODES]
+        cells = [torch.tensor(table.column(position).to_numpy(), dtype=torch.float32) for position in positions]
+        return Rows(fields={"x": torch.stack(cells, dim=1), "y": torch.tensor(table.column(_LABEL).to_numpy())})
 
     def prepare(self, rows: Rows) -> Rows:
-        amounts, late, age, codes = rows["x"].split([len(_AMOUNTS), len(_LATE), 1, len(_CODES)], dim=1)
-        logs = signed_log(fill_missing(amounts, [0.0] * len(_AMOUNTS)))
+        amounts, late, age, codes = rows["x"].split([13, len(_LATE), 1, len(_CODES)], dim=1)
+        logs = signed_log(fill_missing(amounts, [0.0] * 13))
         parts: list[Tensor] = [
-            scale(logs, [-_LARGEST_LOG] * len(_AMOUNTS), [_LARGEST_LOG] * len(_AMOUNTS)),
+            scale(logs, [-_LARGEST_LOG] * 13, [_LARGEST_LOG] * 13),
             scale(fill_missing(late, [0.0] * len(_LATE)), [-4.0] * len(_LATE), [4.0] * len(_LATE)),
             scale(fill_missing(age, [35.0]), [20.0], [70.0]),
-            *(one_hot(codes[:, column], values) for column, values in enumerate(_CODES.values())),
+            *(one_hot(codes[:, column], values) for column, values in enumerate(_CODE_VALUES)),
         ]
         return rows.replace(x=torch.cat(parts, dim=1))  # (n, 29)
 

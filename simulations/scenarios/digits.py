@@ -12,6 +12,9 @@ from federation.preparation import pixels
 from federation.rows import Rows
 from simulations.pooled_task import PooledTask
 
+_USUAL_INK = (0.0, 0.1, 0.4, 0.6, 0.6, 0.4, 0.1, 0.0)  # by column, written by hand: digits stand in the middle
+_SHARE_OF_PRODUCTS = 0.3  # of an image's squared norm
+
 
 class Digits(PooledTask):
     """A small CNN with tanh, which suits clipped gradients better than ReLU (Papernot et al. 2021)."""
@@ -34,17 +37,32 @@ class Digits(PooledTask):
 
 
 class LinearDigits(Digits):
-    """A linear model on the 64 pixels, each image of norm at most 1: the winner at small epsilon."""
+    """A linear model on centred pixels and products of neighbouring ones, each image of norm 1: best at small epsilon.
+
+    Features made by a fixed, public formula beat learned ones where noise is large (Tramèr and Boneh 2021).
+    """
 
     def prepare(self, rows: Rows) -> Rows:
-        return rows.replace(x=_flat(rows["x"]))
+        ink = rows["x"].float().flatten(1) / 16 - torch.tensor(_USUAL_INK).repeat(8)  # (n, 64)
+        first, second = _neighbours(reach=2)
+        products = _unit(ink[:, first] * ink[:, second])  # (n, 546)
+        parts = [_unit(ink) * (1 - _SHARE_OF_PRODUCTS) ** 0.5, products * _SHARE_OF_PRODUCTS**0.5]
+        return rows.replace(x=torch.cat(parts, dim=1))  # (n, 610)
 
     def model(self) -> nn.Module:
-        return nn.Linear(64, 10)
+        return nn.Linear(610, 10, bias=False)
 
 
-def _flat(images: Tensor) -> Tensor:
-    return images.float().flatten(1) / 16  # (n, 64)
+def _neighbours(reach: int) -> Tensor:
+    """Pairs of different pixels at most `reach` rows and columns apart, each pair once: shape (2, pairs)."""
+    first, second = torch.triu_indices(64, 64, offset=1)
+    near = ((first // 8 - second // 8).abs() <= reach) & ((first % 8 - second % 8).abs() <= reach)
+    return torch.stack([first[near], second[near]])
+
+
+def _unit(table: Tensor) -> Tensor:
+    norms: Tensor = table.norm(dim=1, keepdim=True)  # (n, 1)
+    return table / norms.clamp(min=1e-6)
 
 
 task = Digits()

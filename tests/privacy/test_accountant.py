@@ -227,4 +227,4 @@ def test_a_budget_that_no_noise_can_keep_is_refused_with_a_remedy() -> None:
 
 def test_the_accountant_and_its_version_are_named() -> None:
     assert accountant_name().startswith("dp-accounting 0.6")
-    assert accountant_name().endswith("PLD")
+    assert "PLD" in accountant_name()
