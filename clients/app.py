@@ -14,25 +14,17 @@ from flwr.clientapp import ClientApp
 
 from clients.site import MODELS, Site
 from federation.layout import Layout
-from federation.messages import (
-    Order,
-    Refusal,
-    read_history,
-    read_order,
-    write_evaluation,
-    write_history,
-    write_refusal,
-    write_report,
-)
+from federation.messages import read_history, read_order, write_evaluation, write_history, write_refusal, write_report
+from federation.orders import Order, Refusal
 from federation.reading import read_plan
 from federation.site_info import SiteInfo
 from federation.task import load_task
-from privacy.errors import FedSealError
+from privacy.errors import DataInvalid, FedSealError
 
 _LOG = logging.getLogger(__name__)
 
 
-def client_app(site_of: Callable[[Context], Site]) -> ClientApp:
+def client_app(site_of: Callable[[Context], Site], log: logging.Logger = _LOG) -> ClientApp:
     """A ClientApp that answers for the site that `site_of` finds in the context."""
     made = ClientApp()
 
@@ -53,14 +45,19 @@ def client_app(site_of: Callable[[Context], Site]) -> ClientApp:
         try:
             site = site_of(context)
             name = site.info.name
-            order = read_order(message.content, Layout.of(MODELS.of(site.task)))
+            order = read_order(message.content, Layout.of(MODELS.of(site.task, site.plan)))
             content = answer(site, order)
+        except DataInvalid as error:
+            # It names the site's own files and columns, which the server need not know.
+            log.warning("refused site=%s error=DataInvalid reason=%s", name, error)
+            reason = "the site's records can't be used; the details are in the site's own log"
+            content = write_refusal(Refusal(site=name, error="DataInvalid", reason=reason))
         except FedSealError as error:
-            _LOG.info("refused site=%s error=%s reason=%s", name, type(error).__name__, error)
+            log.info("refused site=%s error=%s reason=%s", name, type(error).__name__, error)
             content = write_refusal(Refusal(site=name, error=type(error).__name__, reason=str(error)))
         except Exception as error:
             # Flower would send the error's text to the server, and a text can quote a record.
-            _LOG.exception("failed site=%s", name)
+            log.exception("failed site=%s", name)
             kind = type(error).__name__
             content = write_refusal(
                 Refusal(site=name, error=kind, reason=f"{kind}; the details are in the site's own log")
@@ -87,4 +84,4 @@ def _site(plan_items: tuple[tuple[str, object], ...], node_items: tuple[tuple[st
     )
 
 
-app = client_app(site_from_context)
+app = client_app(site_from_context, logging.getLogger("flwr.fedseal"))  # Flower shows what is below its own logger

@@ -1,4 +1,4 @@
-"""Which models DP-SGD can serve: the others are refused by module name, with the replacement that Opacus knows.
+"""Which models and losses DP-SGD can serve: the others are refused by name, with the replacement where one is known.
 
 A record's gradient must be its own. BatchNorm mixes the records of a batch; a module that writes into its buffers
 carries records past clipping and noise.
@@ -7,7 +7,9 @@ carries records past clipping and noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 from opacus.validators import ModuleValidator
@@ -16,6 +18,8 @@ from torch import Tensor, nn
 from federation.rows import Rows
 from federation.task import Task
 from privacy.errors import ModelUnsupported, TaskInvalid
+
+_TORCH_RANDOMNESS = threading.Lock()
 
 
 def refuse_unsupported_model(model: nn.Module) -> None:
@@ -30,6 +34,9 @@ def refuse_unsupported_model(model: nn.Module) -> None:
         if check is not None and check(module):
             fix = ModuleValidator.FIXERS.get(type(module))
             remedy = f"use {fix(module)}" if fix is not None else "take it out"
+            problems.append(f"{name or 'the model itself'} is {type(module).__name__}: {remedy}")
+        elif _trainable_itself(module) and any(True for _ in module.buffers()):
+            remedy = "move its buffers to a module without parameters of its own"
             problems.append(f"{name or 'the model itself'} is {type(module).__name__}: {remedy}")
     if problems:
         raise ModelUnsupported(
@@ -53,28 +60,55 @@ def refuse_changed_state(model: nn.Module, before: Mapping[str, Tensor]) -> None
 
 
 def refuse_dependent_losses(task: Task, model: nn.Module, rows: Rows) -> None:
-    """Passes a task whose loss of a record is the same alone as in company.
+    """Passes a task whose loss of a record is the same whatever record stands beside it.
 
-    Tried on two made-up records shaped like `rows`, in training mode unless the model draws random numbers there, so
+    Tried in training mode on made-up records shaped like `rows`, with the same random draws (dropout) in each try, so
     that whether a site refuses depends on the task alone and never on its records.
 
     Raises:
-        TaskInvalid: the losses differ, so that clipping one record's gradient would not bound its influence.
+        TaskInvalid: a loss differs, so that clipping one record's gradient would not bound its influence.
     """
-    pair = Rows(fields={name: _made_up(tensor) for name, tensor in rows.fields.items()})
+    trio = Rows(fields={name: _made_up(tensor) for name, tensor in rows.fields.items()})
     was_training = model.training
-    model.train(not draws_randomness(model))
+    model.train()
     try:
         with torch.no_grad():
-            together = task.loss(model, pair)
-            alone = torch.cat([task.loss(model, pair.take(torch.tensor([position]))) for position in range(2)])
+            first, second, third = (
+                _with_the_same_draws(task, model, trio.take(torch.tensor(pair))) for pair in ([0, 1], [0, 2], [2, 1])
+            )
     finally:
         model.train(was_training)
-    if together.shape != alone.shape or not torch.allclose(together, alone, rtol=1e-3, atol=1e-4, equal_nan=True):
+    if not (_same(first[0], second[0]) and _same(first[1], third[1])):
         raise TaskInvalid(
             "the task's loss of a record changes with the records beside it, so clipping could not bound what one "
             "record does: return each record's own loss, without normalising over the batch"
         )
+
+
+def record_losses(task: Task, model: nn.Module, batch: Rows) -> Tensor:
+    """The task's losses of a batch of B records, shape (B,).
+
+    Raises:
+        TaskInvalid: the task returned another shape.
+    """
+    losses = task.loss(model, batch)
+    if losses.shape != (len(batch),):
+        raise TaskInvalid(
+            f"the task's loss has shape {tuple(losses.shape)} for a batch of {len(batch)} records: return one loss a "
+            "record, for example with reduction='none'"
+        )
+    return losses
+
+
+@contextmanager
+def seeded_torch(seed: int) -> Iterator[None]:
+    """Torch's global generator from this seed; afterwards it is as it was.
+
+    The generator belongs to the whole process, so all who seed it take turns.
+    """
+    with _TORCH_RANDOMNESS, torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
 
 
 def draws_randomness(model: nn.Module) -> bool:
@@ -82,8 +116,21 @@ def draws_randomness(model: nn.Module) -> bool:
     return any("drop" in type(module).__name__.lower() for module in model.modules())
 
 
+def _trainable_itself(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+
+
+def _with_the_same_draws(task: Task, model: nn.Module, batch: Rows) -> Tensor:
+    with seeded_torch(0):
+        return record_losses(task, model, batch)
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
 def _made_up(tensor: Tensor) -> Tensor:
-    shape = (2, *tensor.shape[1:])
+    shape = (3, *tensor.shape[1:])
     if not tensor.is_floating_point():
         return tensor.new_zeros(shape)
     size = math.prod(shape)

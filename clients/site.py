@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from clients.model_check import refuse_dependent_losses, refuse_unsupported_model
+from clients.model_check import refuse_dependent_losses, refuse_unsupported_model, seeded_torch
 from clients.training import Protection, Settings, train_privately, train_without_privacy
 from federation.layout import Layout
-from federation.messages import EvaluateReport, History, Order, TrainReport
+from federation.orders import EvaluateReport, History, Order, TrainReport
 from federation.plan import Plan
 from federation.promise import refuse_beyond_budget, round_mechanism
 from federation.rows import Rows, split
@@ -32,13 +32,18 @@ class Models(threading.local):
     """One model a thread for the task last used there, so that thousands of sites share a few models."""
 
     def __init__(self) -> None:
-        self._task: Task | None = None
+        self._made_for: tuple[Task, int] | None = None
         self._model: nn.Module | None = None
 
-    def of(self, task: Task) -> nn.Module:
-        """The thread's model of this task; its weights are whatever was last loaded."""
-        if self._model is None or self._task is not task:
-            self._task, self._model = task, task.model()
+    def of(self, task: Task, plan: Plan) -> nn.Module:
+        """The thread's model of this task; what travels is whatever was last loaded, the rest as the plan's seed drew.
+
+        What does not travel (frozen weights) is thus the same at every site and at the server.
+        """
+        wanted = (task, plan.seed)
+        if self._model is None or self._made_for != wanted:
+            with seeded_torch(plan.seed):
+                self._made_for, self._model = wanted, task.model()
         return self._model
 
 
@@ -103,7 +108,7 @@ class Site:
             raise OrderRefused(f"round {address.round} was taken up before: an order is answered once")
 
     def _model(self, order: Order) -> nn.Module:
-        model = MODELS.of(self.task).to(self._device())
+        model = MODELS.of(self.task, self.plan).to(self._device())
         Layout.of(model).load(model, order.vector)
         return model
 

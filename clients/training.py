@@ -11,7 +11,6 @@ In tensor comments: n records of the site, B records of a physical batch.
 
 from __future__ import annotations
 
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,18 +24,16 @@ from opacus.grad_sample import GradSampleModuleExpandedWeights
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
-from clients.model_check import draws_randomness, refuse_changed_state
+from clients.model_check import draws_randomness, record_losses, refuse_changed_state, seeded_torch
 from clients.penalties import LocalOptimizer
 from federation.plan import HardwareSettings, TrainingSettings
 from federation.rows import Rows
 from federation.task import Task
-from privacy.errors import TaskInvalid
 from privacy.mechanism import Mechanism
 from privacy.noise import RandomStream
 
 _EXPANDED_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.LayerNorm, nn.GroupNorm)
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_TORCH_RANDOMNESS = threading.Lock()
 
 # Opacus hooks every layer, the first one too, whose input is data and needs no gradient; torch warns of that each time.
 warnings.filterwarnings(
@@ -82,7 +79,7 @@ def train_privately(
             drawn = _positions(settings.stream.coins(len(rows), mechanism.sample_rate), rows)
             for chunk in drawn.split(settings.hardware.max_physical_batch):
                 if len(chunk):
-                    _losses(task, module, _augmented(task, rows.take(chunk), settings.stream)).sum().backward()
+                    record_losses(task, module, _augmented(task, rows.take(chunk), settings.stream)).sum().backward()
                     private.accumulate(len(chunk))
             private.finish()
             optimizer.step()
@@ -105,7 +102,7 @@ def train_without_privacy(task: Task, model: nn.Module, rows: Rows, settings: Se
             optimizer.inner.zero_grad()
             for chunk in drawn.split(settings.hardware.max_physical_batch):
                 batch = _augmented(task, rows.take(chunk), settings.stream)
-                (_losses(task, model, batch).sum() / len(drawn)).backward()
+                (record_losses(task, model, batch).sum() / len(drawn)).backward()
             optimizer.step()
     return optimizer.result()
 
@@ -164,15 +161,11 @@ class _NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
 
 @contextmanager
 def torch_randomness(model: nn.Module, stream: RandomStream) -> Iterator[None]:
-    """Makes what the model draws from torch's global generator (dropout) repeat in seeded runs.
-
-    The generator belongs to the whole process, so seeded sites whose models draw from it take turns.
-    """
+    """Makes what the model draws from torch's global generator (dropout) repeat in seeded runs."""
     if not stream.seeded or not draws_randomness(model):
         yield
         return
-    with _TORCH_RANDOMNESS, torch.random.fork_rng():
-        torch.manual_seed(int(stream.uniforms(1)[0] * 2**53))
+    with seeded_torch(int(stream.uniforms(1)[0] * 2**53)):
         yield
 
 
@@ -219,16 +212,6 @@ def _augmented(task: Task, batch: Rows, stream: RandomStream) -> Rows:
         return batch
     generator = torch.Generator().manual_seed(int(stream.uniforms(1)[0] * 2**53))
     return task.augment(batch, generator)
-
-
-def _losses(task: Task, model: nn.Module, batch: Rows) -> Tensor:
-    losses = task.loss(model, batch)
-    if losses.shape != (len(batch),):
-        raise TaskInvalid(
-            f"the task's loss has shape {tuple(losses.shape)} for a batch of {len(batch)} records: return one loss a "
-            "record, for example with reduction='none'"
-        )
-    return losses
 
 
 def _device(rows: Rows) -> torch.device:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from flwr.app import Message
-from torch import Tensor
 
 from federation.messages import read_evaluation, read_report
 from federation.orders import EvaluateReport, Expectation, Refusal, TrainReport
-from privacy.errors import DuplicateReport, MalformedReport, UnknownSite, WrongShape
+from privacy.errors import DuplicateReport, MalformedReport, UnknownSite
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,21 +27,24 @@ class Admission:
         """
         self._refuse_stranger(node, reply)
         report = read_report(reply.content, self.expected)
-        self.answered.add(node)
+        self._note(node, report)
         return report
 
-    def admit_evaluation(self, node: int, reply: Message, like: Mapping[str, Tensor]) -> EvaluateReport | Refusal:
-        """A site's metric sums, of the names and shapes of `like` where that holds any, or its refusal.
+    def admit_evaluation(self, node: int, reply: Message) -> EvaluateReport | Refusal:
+        """A site's metric sums to pool, or its refusal.
 
         Raises:
             ReportRefused: one of its kinds; the round goes on without this reply.
         """
         self._refuse_stranger(node, reply)
         report = read_evaluation(reply.content, self.expected.address)
-        if isinstance(report, EvaluateReport) and like and _shapes(report.sums) != _shapes(like):
-            raise WrongShape(f"the metrics are {_shapes(report.sums)}, but other sites sent {_shapes(like)}")
-        self.answered.add(node)
+        self._note(node, report)
         return report
+
+    def _note(self, node: int, report: TrainReport | EvaluateReport | Refusal) -> None:
+        """A refusal names no round: one that comes late must not keep out the report of this round."""
+        if not isinstance(report, Refusal):
+            self.answered.add(node)
 
     def _refuse_stranger(self, node: int, reply: Message) -> None:
         if reply.has_error():
@@ -52,7 +53,3 @@ class Admission:
             raise UnknownSite(f"node {node} was not asked in this round")
         if node in self.answered:
             raise DuplicateReport(f"node {node} has answered this round already")
-
-
-def _shapes(sums: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(tensor.shape) for name, tensor in sorted(sums.items())}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 
 from federation.orders import Refusal, TrainReport
@@ -9,6 +10,8 @@ from federation.plan import Plan
 from privacy.errors import BudgetExhausted
 from server.records import Refused, SiteRecord
 from server.spending import Spending
+
+_OUR_NAMES = re.compile(r"node \d+\)?\s*$")  # what a site must not call itself, because the server calls others so
 
 
 class Roster:
@@ -20,16 +23,16 @@ class Roster:
         self._aggregation = plan.aggregation
         self._names: dict[int, str] = {}
         self._taken: set[str] = set()
-        self._declared: dict[str, int] = {}
-        self._rounds: Counter[str] = Counter()
-        self._refusals: Counter[str] = Counter()
+        self._declared: dict[int, int] = {}
+        self._rounds: Counter[int] = Counter()
+        self._refusals: Counter[int] = Counter()
 
     def took_part(self, node: int, report: TrainReport) -> tuple[str, float]:
         """Counts an admitted report; returns the site's name and the report's weight."""
         name = self._called(node, report.site)
-        self._rounds[name] += 1
+        self._rounds[node] += 1
         self.spending.add(name, report.mechanism)
-        declared = self._declared.setdefault(name, report.declared_rows)
+        declared = self._declared.setdefault(node, report.declared_rows)
         if self._aggregation.weights == "uniform":
             return name, 1.0
         return name, float(min(max(declared, 1), self._aggregation.weight_cap))
@@ -43,27 +46,30 @@ class Roster:
 
     def failed(self, node: int, error: str, reason: str) -> Refused:
         """Counts a reply that was not admitted, or did not come."""
-        name = self._names.get(node, f"node {node}")
-        self._refusals[name] += 1
-        return Refused(site=name, error=error, reason=reason)
+        self._refusals[node] += 1
+        return Refused(site=self._known_as(node), error=error, reason=reason)
 
     def site_records(self) -> tuple[SiteRecord, ...]:
         """One record for each site heard of, by name."""
+        nodes = sorted({*self._rounds, *self._refusals}, key=self._known_as)
         return tuple(
             SiteRecord(
-                site=name,
-                rounds=self._rounds[name],
-                refusals=self._refusals[name],
-                declared_rows=self._declared.get(name, 0),
-                epsilon=self.spending.epsilon_of(name),
+                site=self._known_as(node),
+                rounds=self._rounds[node],
+                refusals=self._refusals[node],
+                declared_rows=self._declared.get(node, 0),
+                epsilon=self.spending.epsilon_of(self._known_as(node)),
             )
-            for name in sorted({*self._rounds, *self._refusals})
+            for node in nodes
         )
 
     def _called(self, node: int, wished: str) -> str:
         """The node's name for the run; two nodes never share one."""
         if node not in self._names:
-            free = wished and wished not in self._rounds and wished not in self._taken
+            free = wished and wished not in self._taken and not _OUR_NAMES.search(wished)
             self._names[node] = wished if free else f"{wished} (node {node})".strip()
             self._taken.add(self._names[node])
         return self._names[node]
+
+    def _known_as(self, node: int) -> str:
+        return self._names.get(node, f"node {node}")

@@ -6,6 +6,7 @@ lets a round survive one broken site. It holds one sum in memory, however many s
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,9 +29,12 @@ from server.admission import Admission
 from server.aggregation import Aggregate, aggregate
 from server.cohort import cohort
 from server.exchange import Exchange
+from server.metric_pool import MetricPool
 from server.optimizers import ServerState, advance
 from server.records import Observer, Refused, RoundRecord, RunResult
 from server.roster import Roster
+
+_LOG = logging.getLogger(__name__)
 
 Judge = Callable[[NDArray[np.float32]], Mapping[str, float]]
 
@@ -188,26 +192,34 @@ class _Run:
 
     def _figures(self, number: int, asked: list[int], tally: _Tally) -> tuple[Mapping[str, float], str]:
         if self._plan.metrics == "plain":
-            sums = self._plain_sums(number, asked, tally)
-            return self._setup.task.figures(sums) if sums else {}, "plain sums from sites"
+            return self._plain_figures(number, asked, tally), "plain sums from sites"
         if self._setup.judge is not None:
             return self._setup.judge(self._state.average), "simulation only"
         return {}, "none"
 
+    def _plain_figures(self, number: int, asked: list[int], tally: _Tally) -> Mapping[str, float]:
+        sums = self._plain_sums(number, asked, tally)
+        try:
+            return self._setup.task.figures(sums) if sums else {}
+        except Exception:  # the sums are what sites say: nonsense from most of them must not end the run
+            _LOG.exception("the task can't read the sites' metrics round=%d", number)
+            return {}
+
     def _plain_sums(self, number: int, asked: list[int], tally: _Tally) -> dict[str, Tensor]:
-        admission = self._admission(number, asked)
-        sums: dict[str, Tensor] = {}
+        admission, pool = self._admission(number, asked), MetricPool()
         for node, reply in self._replies(number, asked, self._state.average, MessageType.EVALUATE, tally):
             try:
-                answer = admission.admit_evaluation(node, reply, sums)
+                answer = admission.admit_evaluation(node, reply)
             except ReportRefused as error:
                 tally.refused.append(self._roster.failed(node, type(error).__name__, str(error)))
                 continue
             if isinstance(answer, Refusal):
                 tally.refused.append(self._roster.refused(node, answer))
             else:
-                sums = {name: tensor + sums.get(name, 0) for name, tensor in answer.sums.items()}
-        return sums
+                pool.add(node, answer.sums)
+        for node, outvoted in pool.outvoted():
+            tally.refused.append(self._roster.failed(node, type(outvoted).__name__, str(outvoted)))
+        return pool.result()
 
     def _address(self, number: int) -> Address:
         return Address(run=self.id, round=number, plan=self._plan.digest, layout=self._layout.digest)

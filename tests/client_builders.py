@@ -1,0 +1,132 @@
+"""Small honest tasks, sites, plans and streams for the tests of clients, server and simulations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from clients.site import Site
+from clients.training import Protection, Settings, train_privately, train_without_privacy
+from federation.layout import Layout
+from federation.orders import Address, History, Order
+from federation.plan import HardwareSettings, Plan, Scalar, TrainingSettings
+from federation.reading import read_plan
+from federation.rows import Rows
+from federation.site_info import SiteInfo
+from federation.task import Task
+from privacy.mechanism import Mechanism
+from privacy.noise import RandomStream
+
+Vector = NDArray[np.float32]
+Build = Callable[[], nn.Module]
+
+ONE_STEP = Mechanism(noise_multiplier=1.0, sample_rate=1.0, steps=1, max_grad_norm=1.0)
+FULL_STEP = TrainingSettings(learning_rate=1.0)
+PLAIN: dict[str, Scalar] = {"privacy.unit": "none", "rounds": 1}
+PRIVATE: dict[str, Scalar] = {"privacy.noise_multiplier": 1.0, "privacy.epsilon": 50.0, "rounds": 1}
+
+
+class GivenTask(Task):
+    """Classifies the records that it was given with the model that `build` makes, always from the same weights."""
+
+    def __init__(self, build: Build, rows: Rows | None = None) -> None:
+        self._build = build
+        self._given = rows
+
+    def model(self) -> nn.Module:
+        with torch.random.fork_rng():
+            torch.manual_seed(7)
+            return self._build()
+
+    def rows(self, site: SiteInfo) -> Rows:
+        assert self._given is not None, "this test gave no records, so none may be asked for"
+        return self._given
+
+
+class DotTask(GivenTask):
+    """Loss w . x: the gradient of a record is the record itself. Notes which records entered each batch."""
+
+    def __init__(self, columns: int = 1, rows: Rows | None = None) -> None:
+        super().__init__(lambda: nn.Linear(columns, 1, bias=False), rows)
+        self.batches: list[list[int]] = []
+
+    def loss(self, model: nn.Module, batch: Rows) -> Tensor:
+        if "id" in batch.fields:
+            self.batches.append(batch["id"].tolist())
+        losses: Tensor = model(batch["x"])[:, 0]
+        return losses
+
+
+class Quiet(RandomStream):
+    """A seeded stream whose noise is zero, to look at what stands below the noise."""
+
+    def __init__(self) -> None:
+        super().__init__(bytes(32), seeded=True)
+
+    def normals(self, count: int) -> Vector:
+        return np.zeros(count, dtype=np.float32)
+
+
+def dots(*records: object) -> Rows:
+    """Records for a `DotTask`: a number, or a list of them, each; numbered from 0."""
+    table = torch.tensor(records, dtype=torch.float32).reshape(len(records), -1)
+    return Rows(fields={"x": table, "id": torch.arange(len(records))})
+
+
+def private_update(
+    task: Task,
+    rows: Rows,
+    protection: Protection | None = None,
+    settings: Settings | None = None,
+    model: nn.Module | None = None,
+) -> Vector:
+    """What one site's private training changes: by default one noiseless full step of length 1, divided by 1."""
+    model = model or task.model()
+    start = Layout.of(model).flatten(model)
+    protection = protection or Protection(mechanism=ONE_STEP, denominator=1.0)
+    return train_privately(task, model, rows, protection, settings or quiet()) - start
+
+
+def plain_update(task: Task, rows: Rows, settings: Settings) -> Vector:
+    """What one site's training without privacy changes."""
+    model = task.model()
+    start = Layout.of(model).flatten(model)
+    return train_without_privacy(task, model, rows, settings) - start
+
+
+def quiet(training: TrainingSettings = FULL_STEP, **hardware: object) -> Settings:
+    """Settings without noise."""
+    return heard(Quiet(), training, **hardware)
+
+
+def heard(stream: RandomStream, training: TrainingSettings = FULL_STEP, **hardware: object) -> Settings:
+    """Settings with the noise of this stream, on the processor."""
+    chosen = HardwareSettings.model_validate({"device": "cpu", **hardware})
+    return Settings(training=training, hardware=chosen, stream=stream)
+
+
+def plan(changes: Mapping[str, Scalar]) -> Plan:
+    """A plan for tests: on the processor, else the defaults and these changes."""
+    return read_plan({"hardware.device": "cpu", **changes})
+
+
+def site(task: Task, agreed: Plan, declared_rows: int | None = 10, seed: int | None = 1) -> Site:
+    """A site of that name and declaration; seed None draws from the system."""
+    info = SiteInfo(name="north", declared_rows=declared_rows, simulation_seed=seed, plan=agreed)
+    return Site(task=task, info=info, plan=agreed)
+
+
+def order(task: Task, agreed: Plan, round_number: int = 1) -> Order:
+    """The server's order to train or evaluate the task's first model."""
+    model = task.model()
+    layout = Layout.of(model)
+    address = Address(run="1", round=round_number, plan=agreed.digest, layout=layout.digest)
+    return Order(address=address, cohort=2, vector=layout.flatten(model))
+
+
+def forget(history: History) -> None:
+    """A memory for those tests that don't look at it."""
