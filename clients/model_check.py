@@ -7,19 +7,16 @@ carries records past clipping and noise.
 from __future__ import annotations
 
 import math
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
 from federation.rows import Rows
+from federation.seeding import seeded_torch
 from federation.task import Task
 from privacy.errors import ModelUnsupported, TaskInvalid
-
-_TORCH_RANDOMNESS = threading.Lock()
 
 
 def refuse_unsupported_model(model: nn.Module) -> None:
@@ -98,17 +95,6 @@ def record_losses(task: Task, model: nn.Module, batch: Rows) -> Tensor:
             "record, for example with reduction='none'"
         )
     return losses
-
-
-@contextmanager
-def seeded_torch(seed: int) -> Iterator[None]:
-    """Torch's global generator from this seed; afterwards it is as it was.
-
-    The generator belongs to the whole process, so all who seed it take turns.
-    """
-    with _TORCH_RANDOMNESS, torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 def draws_randomness(model: nn.Module) -> bool:

@@ -14,13 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from clients.model_check import refuse_dependent_losses, refuse_unsupported_model, seeded_torch
+from clients.model_check import refuse_dependent_losses, refuse_unsupported_model
 from clients.training import Protection, Settings, train_privately, train_without_privacy
 from federation.layout import Layout
 from federation.orders import EvaluateReport, History, Order, TrainReport
 from federation.plan import Plan
 from federation.promise import refuse_beyond_budget, round_mechanism
 from federation.rows import Rows, split
+from federation.seeding import first_model
 from federation.site_info import SiteInfo
 from federation.task import Task
 from privacy.errors import DataInvalid, OrderRefused
@@ -36,14 +37,10 @@ class Models(threading.local):
         self._model: nn.Module | None = None
 
     def of(self, task: Task, plan: Plan) -> nn.Module:
-        """The thread's model of this task; what travels is whatever was last loaded, the rest as the plan's seed drew.
-
-        What does not travel (frozen weights) is thus the same at every site and at the server.
-        """
+        """The thread's model of this task: what travels as last loaded, the rest as the plan's seed drew it."""
         wanted = (task, plan.seed)
         if self._model is None or self._made_for != wanted:
-            with seeded_torch(plan.seed):
-                self._made_for, self._model = wanted, task.model()
+            self._made_for, self._model = wanted, first_model(task, plan.seed)
         return self._model
 
 

@@ -24,10 +24,11 @@ from opacus.grad_sample import GradSampleModuleExpandedWeights
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
-from clients.model_check import draws_randomness, record_losses, refuse_changed_state, seeded_torch
+from clients.model_check import draws_randomness, record_losses, refuse_changed_state
 from clients.penalties import LocalOptimizer
 from federation.plan import HardwareSettings, TrainingSettings
 from federation.rows import Rows
+from federation.seeding import seeded_torch
 from federation.task import Task
 from privacy.mechanism import Mechanism
 from privacy.noise import RandomStream
@@ -77,9 +78,10 @@ def train_privately(
     with _per_record_gradients(model, settings.hardware) as module, torch_randomness(model, settings.stream):
         for _ in range(mechanism.steps):
             drawn = _positions(settings.stream.coins(len(rows), mechanism.sample_rate), rows)
+            draws = _generator(settings.stream)
             for chunk in drawn.split(settings.hardware.max_physical_batch):
                 if len(chunk):
-                    record_losses(task, module, _augmented(task, rows.take(chunk), settings.stream)).sum().backward()
+                    record_losses(task, module, task.augment(rows.take(chunk), draws)).sum().backward()
                     private.accumulate(len(chunk))
             private.finish()
             optimizer.step()
@@ -99,10 +101,11 @@ def train_without_privacy(task: Task, model: nn.Module, rows: Rows, settings: Se
     with torch_randomness(model, settings.stream):
         for _ in range(settings.training.steps):
             drawn = next(batches).to(_device(rows))
+            draws = _generator(settings.stream)
             optimizer.inner.zero_grad()
             for chunk in drawn.split(settings.hardware.max_physical_batch):
-                batch = _augmented(task, rows.take(chunk), settings.stream)
-                (record_losses(task, model, batch).sum() / len(drawn)).backward()
+                losses = record_losses(task, model, task.augment(rows.take(chunk), draws))
+                (losses.sum() / len(drawn)).backward()
             optimizer.step()
     return optimizer.result()
 
@@ -207,11 +210,9 @@ def _shuffled_batches(records: int, settings: Settings) -> Iterator[Tensor]:
         yield from order.split(size)
 
 
-def _augmented(task: Task, batch: Rows, stream: RandomStream) -> Rows:
-    if type(task).augment is Task.augment:
-        return batch
-    generator = torch.Generator().manual_seed(int(stream.uniforms(1)[0] * 2**53))
-    return task.augment(batch, generator)
+def _generator(stream: RandomStream) -> torch.Generator:
+    """What a step's augmentation draws from."""
+    return torch.Generator().manual_seed(int(stream.uniforms(1)[0] * 2**53))
 
 
 def _device(rows: Rows) -> torch.device:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from federation.messages import payload_bytes, write_order
 from federation.orders import Address, Expectation, Order, Refusal
 from federation.plan import Plan
 from federation.promise import round_mechanism
+from federation.seeding import first_model
 from federation.task import Task
 from privacy.errors import ReportRefused, RunFailed
 from server.admission import Admission
@@ -77,9 +77,7 @@ def run_rounds(grid: Grid, setup: Setup) -> RunResult:
 
 def initial_vector(task: Task, seed: int) -> tuple[Layout, NDArray[np.float32]]:
     """The layout and the first model vector, drawn from the plan's public seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        model = task.model()
+    model = first_model(task, seed)
     layout = Layout.of(model)
     return layout, layout.flatten(model)
 

@@ -21,6 +21,7 @@ from federation.contradictions import refuse_contradictions
 from federation.layout import Layout
 from federation.plan import Plan, Scalar
 from federation.rows import Rows, concatenate, split
+from federation.seeding import first_model
 from federation.site_info import SiteInfo
 from federation.task import Task
 from privacy.errors import DataInvalid, PlanInvalid
@@ -114,7 +115,7 @@ def simulate(task: Task, plan: Plan, sites: int | Sequence[Rows], options: Optio
     context = Context(run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config=plan.flat())
     with _torch_threads(federation.parameters, options.workers):
         server_app(lambda _: setup)(grid, context)
-    model = task.model()
+    model = first_model(task, plan.seed)
     keeper.result.layout.load(model, keeper.result.vector)
     return Result(run=keeper.result, model=model.eval(), folder=folder.path if folder else None)
 
@@ -148,7 +149,7 @@ class _Federation:
         if not held_out:
             raise DataInvalid("no site holds out a record to test on: raise data.test_share")
         self._held_out = task.prepare(concatenate(held_out))
-        self._model = task.model()
+        self._model = first_model(task, plan.seed)
         self._layout = Layout.of(self._model)
         self.parameters = self._layout.length
         self._site = lru_cache(maxsize=_SITES_KEPT)(self._made)

@@ -1,9 +1,9 @@
 """Wisconsin breast cancer (scikit-learn): 569 biopsies, 30 measurements, malignant (0) or benign (1).
 
 Columns are scaled by constants: a typical value and a typical spread of each measurement, in one or two digits. Here
-they are rounded from the published data set's own statistics, so epsilon does not cover them: fine for a demonstration on
-public records, not for private ones. A real federation takes such constants from the literature. Square roots tame the
-long tails.
+they are rounded from the published data set's own statistics, so epsilon does not cover them: fine for a demonstration
+on public records, not for private ones. A real federation takes such constants from the literature. Square roots tame
+the long tails.
 """
 
 from __future__ import annotations

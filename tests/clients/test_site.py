@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from clients.model_check import seeded_torch
 from clients.site import MODELS, Models
 from federation.orders import History, Order
 from federation.promise import round_mechanism, rounds_within_budget
 from federation.rows import Rows
+from federation.seeding import seeded_torch
 from federation.site_info import SiteInfo
 from federation.task import Task
 from privacy.errors import BudgetExhausted, DataInvalid, ModelUnsupported, OrderRefused

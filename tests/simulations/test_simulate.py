@@ -98,9 +98,6 @@ class FrozenBase(Dropping):
         return model
 
 
-@pytest.mark.xfail(
-    strict=True, reason="simulations/simulate.py makes the judge's and the result's model without the plan's seed"
-)
 def test_frozen_weights_are_the_same_at_sites_judge_and_result() -> None:
     agreed = plan({**PRIVATE, "rounds": 2})
     first = simulate(FrozenBase(), agreed, SITES)
