@@ -16,6 +16,7 @@ from torch import nn
 
 from clients.model_check import refuse_dependent_losses, refuse_unsupported_model
 from clients.training import Protection, Settings, train_privately, train_without_privacy
+from federation.contradictions import refuse_loose_delta
 from federation.layout import Layout
 from federation.orders import EvaluateReport, History, Order, TrainReport
 from federation.plan import Plan
@@ -115,7 +116,7 @@ class Site:
         refuse_unsupported_model(model)
         mechanism = round_mechanism(self.plan)
         refuse_beyond_budget(self.plan, history.mechanisms, mechanism)
-        self._denominator()
+        refuse_loose_delta(self.plan, self._declared_rows())
         return mechanism
 
     def _trained(self, model: nn.Module, order: Order, mechanism: Mechanism | None) -> NDArray[np.float32]:
@@ -132,13 +133,16 @@ class Site:
         return train_privately(self.task, model, rows, protection, settings)
 
     def _denominator(self) -> float:
+        return self.plan.training.sample_rate * self._declared_rows()
+
+    def _declared_rows(self) -> int:
         declared = self.info.declared_rows or self.plan.data.rows_per_site
         if declared is None:
             raise OrderRefused(
                 f"{self.info.name} declares no number of rows and the plan states none, but gradients are divided by a "
                 "public number: set data.rows_per_site in the plan, or declared-rows in the site's node config"
             )
-        return self.plan.training.sample_rate * declared
+        return declared
 
     def _split_rows(self) -> tuple[Rows, Rows]:
         if self._rows is None:

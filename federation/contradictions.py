@@ -22,13 +22,22 @@ def refuse_contradictions(plan: Plan) -> None:
         says_no(plan)
 
 
-def _delta_against_rows(plan: Plan) -> None:
-    rows = plan.data.rows_per_site
-    if plan.is_private and rows is not None and plan.privacy.delta * rows >= 1:
+def refuse_loose_delta(plan: Plan, rows: int) -> None:
+    """Passes a private plan whose delta means something at a site of so many records.
+
+    Raises:
+        PlanInvalid: delta times the number of records is one or more.
+    """
+    if plan.is_private and plan.privacy.delta * rows >= 1:
         raise PlanInvalid(
             f"plan: privacy.delta is {plan.privacy.delta:g}, but a site holds about {rows} records: a mechanism may "
             f"then publish a whole record and still keep its promise; set privacy.delta below {0.1 / rows:.1g}"
         )
+
+
+def _delta_against_rows(plan: Plan) -> None:
+    if plan.data.rows_per_site is not None:
+        refuse_loose_delta(plan, plan.data.rows_per_site)
 
 
 def _robust_against_weights(plan: Plan) -> None:

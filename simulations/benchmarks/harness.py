@@ -66,7 +66,10 @@ class Findings:
         for name, goal in self.goals.items():
             word = "[green]met[/]" if goal.met else "[red]not met[/]"
             console.print(f"{name}: {goal.value:.3g} (reach {goal.reach}) {word}")
-        console.print(f"[dim]{machine()['processor']}, {machine()['cores']} cores; {versions()}[/]")
+        installed = ", ".join(f"{name} {version}" for name, version in versions().items())
+        console.print(
+            f"{machine()['processor']}, {machine()['cores']} cores; {installed}", style="dim", highlight=False
+        )
 
 
 def _cell(value: Figure) -> str:

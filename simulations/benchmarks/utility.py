@@ -270,8 +270,8 @@ def _accuracy(task: Task, model: nn.Module, rows: Rows) -> float:
 
 def _figures(accuracies: Sequence[float]) -> dict[str, Figure]:
     return {
-        "test_accuracy_percent": round(mean(accuracies), 1),
-        "standard_deviation_percent": round(stdev(accuracies), 1),
+        "accuracy_percent": round(mean(accuracies), 1),
+        "sd_percent": round(stdev(accuracies), 1),
         "folds": len(accuracies),
     }
 
