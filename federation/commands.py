@@ -76,8 +76,8 @@ def promise_lines(plan: Plan) -> list[str]:
     lines = [
         f"each site spends at most epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g} "
         f"(unit: {plan.privacy.unit}; neighbouring: add or remove one; {accountant_name()})",
-        f"noise multiplier {mechanism.noise_multiplier:.4g}, sample rate {mechanism.sample_rate:g}, {mechanism.steps} "
-        f"steps a round: {rounds} rounds cost epsilon {total:.4g}",
+        f"noise multiplier {mechanism.noise_multiplier:.4g}, sample rate {mechanism.sample_rate:g}, steps a round "
+        f"{mechanism.steps}: {rounds} rounds cost epsilon {total:.4g}",
     ]
     if rounds < plan.rounds:
         lines.append(
