@@ -16,7 +16,7 @@ from federation.rows import Rows
 from federation.seeding import seeded_torch
 from federation.site_info import SiteInfo
 from federation.task import Task
-from privacy.errors import BudgetExhausted, DataInvalid, ModelUnsupported, OrderRefused
+from privacy.errors import BudgetExhausted, DataInvalid, ModelUnsupported, OrderRefused, PlanInvalid
 from privacy.mechanism import Mechanism
 from server.rounds import initial_vector
 from tests.client_builders import PLAIN, PRIVATE, DotTask, GivenTask, dots, forget, order, plan, site
@@ -294,3 +294,10 @@ def test_an_order_is_a_value_that_training_does_not_change() -> None:
     before = wish.vector.copy()
     site(task, agreed).train(wish, History(), forget)
     assert wish.vector.tolist() == before.tolist()
+
+
+def test_a_delta_that_would_let_a_whole_record_out_is_refused_by_the_site_that_knows_its_size() -> None:
+    agreed = plan({**PRIVATE, "privacy.delta": 0.05})
+    asked = site(DotTask(2), agreed, declared_rows=20)
+    with pytest.raises(PlanInvalid, match="a site holds about 20 records"):
+        asked.train(order(DotTask(2), agreed), History(), forget)
