@@ -55,13 +55,11 @@ def client_app(site_of: Callable[[Context], Site], log: logging.Logger = _LOG) -
         except FedSealError as error:
             log.info("refused site=%s error=%s reason=%s", name, type(error).__name__, error)
             content = write_refusal(Refusal(site=name, error=type(error).__name__, reason=str(error)))
-        except Exception as error:
-            # Flower would send the error's text to the server, and a text can quote a record.
+        except Exception:
+            # Flower would send the error's text to the server, and a text, even its type, can tell of a record.
             log.exception("failed site=%s", name)
-            kind = type(error).__name__
-            content = write_refusal(
-                Refusal(site=name, error=kind, reason=f"{kind}; the details are in the site's own log")
-            )
+            reason = "the site failed; the details are in its own log"
+            content = write_refusal(Refusal(site=name, error="SiteFailed", reason=reason))
         return Message(content, reply_to=message)
 
     return made

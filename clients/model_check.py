@@ -7,7 +7,7 @@ carries records past clipping and noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from opacus.validators import ModuleValidator
@@ -65,7 +65,7 @@ def refuse_dependent_losses(task: Task, model: nn.Module, rows: Rows) -> None:
     Raises:
         TaskInvalid: a loss differs, so that clipping one record's gradient would not bound its influence.
     """
-    trio = Rows(fields={name: _made_up(tensor) for name, tensor in rows.fields.items()})
+    trio = made_up_records(rows)
     was_training = model.training
     model.train()
     try:
@@ -80,6 +80,27 @@ def refuse_dependent_losses(task: Task, model: nn.Module, rows: Rows) -> None:
             "the task's loss of a record changes with the records beside it, so clipping could not bound what one "
             "record does: return each record's own loss, without normalising over the batch"
         )
+
+
+def refuse_shared_gradients(parameters: Iterable[nn.Parameter], records: int) -> None:
+    """Passes gradients that Opacus computed for `records` records, one each.
+
+    Raises:
+        ModelUnsupported: a parameter has another number of gradients: its layer saw the batch in another shape.
+    """
+    for parameter in parameters:
+        found = len(parameter.grad_sample)  # type: ignore[attr-defined]
+        if found != records:
+            raise ModelUnsupported(
+                f"a layer of shape {tuple(parameter.shape)} has {found} gradients for {records} records, because the "
+                "model brings the batch into another shape before it; clipping would not bound what one record does: "
+                "keep the records in the first dimension of every layer's input"
+            )
+
+
+def made_up_records(rows: Rows) -> Rows:
+    """Three records shaped like `rows`, the same whatever `rows` holds: waves, and zeros and ones for whole numbers."""
+    return Rows(fields={name: _made_up(tensor) for name, tensor in rows.fields.items()})
 
 
 def record_losses(task: Task, model: nn.Module, batch: Rows) -> Tensor:
@@ -118,6 +139,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 def _made_up(tensor: Tensor) -> Tensor:
     shape = (3, *tensor.shape[1:])
     if not tensor.is_floating_point():
-        return tensor.new_zeros(shape)
+        alternating = torch.tensor([0, 1, 0], device=tensor.device).to(tensor.dtype)
+        return alternating.reshape(3, *[1] * (tensor.dim() - 1)).expand(shape).contiguous()
     size = math.prod(shape)
     return torch.linspace(-1, 1, size, dtype=tensor.dtype, device=tensor.device).sin().reshape(shape)

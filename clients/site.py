@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clients.model_check import refuse_dependent_losses, refuse_unsupported_model
-from clients.training import Protection, Settings, train_privately, train_without_privacy
+from clients.training import Protection, Settings, refuse_mixing_layers, train_privately, train_without_privacy
 from federation.contradictions import refuse_loose_delta
 from federation.layout import Layout
 from federation.orders import EvaluateReport, History, Order, TrainReport
-from federation.plan import Plan
+from federation.plan import HardwareSettings, Plan
 from federation.promise import refuse_beyond_budget, round_mechanism
 from federation.rows import Rows, split
 from federation.seeding import first_model
@@ -36,13 +36,30 @@ class Models(threading.local):
     def __init__(self) -> None:
         self._made_for: tuple[Task, int] | None = None
         self._model: nn.Module | None = None
+        self._checked = False
 
     def of(self, task: Task, plan: Plan) -> nn.Module:
         """The thread's model of this task: what travels as last loaded, the rest as the plan's seed drew it."""
         wanted = (task, plan.seed)
         if self._model is None or self._made_for != wanted:
-            self._made_for, self._model = wanted, first_model(task, plan.seed)
+            self._made_for, self._model, self._checked = wanted, first_model(task, plan.seed), False
         return self._model
+
+    def check_once(self, task: Task, rows: Rows, hardware: HardwareSettings) -> None:
+        """Tries on made-up records that the model's losses and gradients are each record's own, once for each model.
+
+        Raises:
+            TaskInvalid, ModelUnsupported: they are not.
+        """
+        assert self._model is not None
+        if not self._checked:
+            refuse_dependent_losses(task, self._model, rows)
+            refuse_mixing_layers(task, self._model, rows, hardware)
+            self._checked = True
+
+    def forget(self) -> None:
+        """Lets go of the model; the next one is made afresh."""
+        self._made_for = self._model = None
 
 
 MODELS = Models()
@@ -69,13 +86,17 @@ class Site:
         model = self._model(order)
         mechanism = self._priced(model, history)
         remember(after(history, order.address.round, mechanism))
-        update = self._trained(model, order, mechanism) - order.vector  # (P,)
+        try:
+            update = self._trained(model, order, mechanism) - order.vector  # (P,)
+        except Exception:
+            MODELS.forget()  # the model may hold what only a finished round may keep
+            raise
         return TrainReport(
             address=order.address,
             site=self.info.name,
             update=update,
             mechanism=mechanism,
-            declared_rows=self.info.declared_rows or 0,
+            declared_rows=self.info.declared_rows or self.plan.data.rows_per_site or 0,
             seeded=self.info.simulation_seed is not None,
         )
 
@@ -96,9 +117,14 @@ class Site:
 
     def _refuse(self, order: Order, history: History | None) -> None:
         address = order.address
+        if self.info.agreed_plan is not None and self.info.agreed_plan != self.plan.digest:
+            raise OrderRefused(
+                f"this site's engineer agreed to plan {self.info.agreed_plan[:12]}… only, the run's plan is "
+                f"{self.plan.digest[:12]}…; `fedseal plan check` prints a plan's hash"
+            )
         if address.plan != self.plan.digest:
             raise OrderRefused(
-                f"the order is under plan {address.plan[:12]}…, this site agreed to {self.plan.digest[:12]}…"
+                f"the order is under plan {address.plan[:12]}…, the run's settings are plan {self.plan.digest[:12]}…"
             )
         if not 1 <= address.round <= self.plan.rounds:
             raise OrderRefused(f"round {address.round} is outside the plan's {self.plan.rounds} rounds")
@@ -128,7 +154,7 @@ class Site:
             if not len(rows):
                 raise DataInvalid(f"{self.info.name} holds no training records")
             return train_without_privacy(self.task, model, rows, settings)
-        refuse_dependent_losses(self.task, model, rows)
+        MODELS.check_once(self.task, rows, self.plan.hardware)
         protection = Protection(mechanism=mechanism, denominator=self._denominator())
         return train_privately(self.task, model, rows, protection, settings)
 

@@ -24,7 +24,13 @@ from opacus.grad_sample import GradSampleModuleExpandedWeights
 from opacus.optimizers import DPOptimizer
 from torch import Tensor, nn
 
-from clients.model_check import draws_randomness, record_losses, refuse_changed_state
+from clients.model_check import (
+    draws_randomness,
+    made_up_records,
+    record_losses,
+    refuse_changed_state,
+    refuse_shared_gradients,
+)
 from clients.penalties import LocalOptimizer
 from federation.plan import HardwareSettings, TrainingSettings
 from federation.rows import Rows
@@ -89,6 +95,25 @@ def train_privately(
     return optimizer.result()
 
 
+def refuse_mixing_layers(task: Task, model: nn.Module, rows: Rows, hardware: HardwareSettings) -> None:
+    """Passes a model whose every layer sees the records in its first dimension, one each.
+
+    Tried on two and on three made-up records shaped like `rows`: a layer that sees patches, time steps or the batch in
+    another dimension can't have the right number of gradients both times.
+
+    Raises:
+        ModelUnsupported: names the size that Opacus found, so that clipping would not bound one record.
+    """
+    with _per_record_gradients(model, hardware) as module, seeded_torch(0):
+        for records in (2, 3):
+            batch = made_up_records(rows).take(torch.arange(records))
+            record_losses(task, module, batch).sum().backward()
+            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            refuse_shared_gradients([p for p in trained if p.grad_sample is not None], records)  # type: ignore[attr-defined]
+            for parameter in trained:
+                parameter.grad_sample = parameter.grad = None  # type: ignore[attr-defined]
+
+
 def train_without_privacy(task: Task, model: nn.Module, rows: Rows, settings: Settings) -> NDArray[np.float32]:
     """Trains `model` in place on shuffled batches of about sample_rate x n records; protects nobody.
 
@@ -130,6 +155,7 @@ class _NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
         for parameter in self.params:
             if parameter.grad_sample is None:
                 parameter.grad_sample = parameter.new_zeros((records, *parameter.shape))
+        refuse_shared_gradients(self.params, records)
         self._zero_non_finite_records()
         self.clip_and_accumulate()
         for parameter in self.params:

@@ -68,16 +68,18 @@ def promise_lines(plan: Plan) -> list[str]:
     if not plan.is_private:
         return ["[bold red]privacy.unit is none: this plan trains WITHOUT privacy; updates may reveal records[/]"]
     from federation.promise import round_mechanism, rounds_within_budget
-    from privacy.accountant import accountant_name, epsilon
+    from privacy.accountant import accountant_name, epsilon, epsilon_by_rdp
 
     mechanism = round_mechanism(plan)
     rounds = rounds_within_budget(plan)
     total = epsilon([mechanism] * rounds, plan.privacy.delta)
+    bound = epsilon_by_rdp([mechanism] * rounds, plan.privacy.delta)
     lines = [
         f"each site spends at most epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g} "
         f"(unit: {plan.privacy.unit}; neighbouring: add or remove one; {accountant_name()})",
         f"noise multiplier {mechanism.noise_multiplier:.4g}, sample rate {mechanism.sample_rate:g}, steps a round "
-        f"{mechanism.steps}: {rounds} rounds cost epsilon {total:.4g}",
+        f"{mechanism.steps}: {rounds} rounds cost epsilon {total:.4g} "
+        f"(at most {bound:.4g} by Rényi DP, the cross-check)",
     ]
     if rounds < plan.rounds:
         lines.append(

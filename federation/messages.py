@@ -41,6 +41,7 @@ _FACTS, _VECTOR, _SUMS, _REFUSAL, _HISTORY = "facts", "vector", "sums", "refusal
 _LARGEST_METRICS = 1 << 20
 _MOST_DIMENSIONS = 8
 _MOST_METRICS = 64
+_LARGEST_VALUE = 1e9  # its square is far from overflow, so that no optimizer's state can be spoilt for ever
 
 
 def write_order(order: Order) -> RecordDict:
@@ -239,6 +240,8 @@ def _finite_vector(content: RecordDict, length: int) -> NDArray[np.float32]:
     vector = np.frombuffer(array.data, dtype="<f4")  # (P,)
     if not np.isfinite(vector).all():
         raise NotFinite("the vector holds NaN or infinity")
+    if length and float(np.abs(vector).max()) > _LARGEST_VALUE:
+        raise NotFinite(f"the vector holds a value beyond {_LARGEST_VALUE:g}, which would drown every other site")
     return vector
 
 

@@ -61,15 +61,6 @@ def read_plan(flat: Mapping[str, Scalar]) -> Plan:
     return plan
 
 
-def read_app(folder: Path) -> Plan:
-    """The plan of an app: `[tool.flwr.app.config]` in its pyproject.toml.
-
-    Raises:
-        PlanInvalid: there is no such file or table, it is not TOML, or the plan is wrong.
-    """
-    return read_plan(app_config(folder))
-
-
 def app_config(folder: Path) -> dict[str, Scalar]:
     """The settings that an app's pyproject.toml gives, as dotted keys, unchecked.
 

@@ -22,6 +22,7 @@ class SiteInfo:
     data_folder:     where its records lie, if it has a folder
     declared_rows:   public, rough number of training records; never taken from the data while a run goes on
     simulation_seed: seeds every draw of the site, noise included; None outside simulations and tests
+    agreed_plan:     hash of the one plan that the site's engineer allows; None trusts the plan that the server sends
     plan:            the run's plan; simulations read from it how a pool of records becomes sites
     """
 
@@ -31,11 +32,13 @@ class SiteInfo:
     data_folder: Path | None = None
     declared_rows: int | None = None
     simulation_seed: int | None = None
+    agreed_plan: str | None = None
     plan: Plan = field(default_factory=Plan)
 
     @staticmethod
     def from_node_config(config: Mapping[str, Scalar], plan: Plan) -> SiteInfo:
-        """Reads `--node-config`: site-name, partition-id, num-partitions, data-folder, declared-rows, simulation-seed.
+        """Reads `--node-config`: site-name, partition-id, num-partitions, data-folder, declared-rows, plan-hash,
+        simulation-seed.
 
         Raises:
             DataInvalid: a number is not one or is negative, or partition-id is not below num-partitions.
@@ -56,6 +59,7 @@ class SiteInfo:
             data_folder=Path(str(folder)) if folder is not None else None,
             declared_rows=declared or None,
             simulation_seed=seed if seed >= 0 else None,
+            agreed_plan=str(config["plan-hash"]) if "plan-hash" in config else None,
             plan=plan,
         )
 

@@ -3,8 +3,8 @@
 A user writes one class in `task.py`:
 
     class Heart(Task):
-        def rows(self, site):    return table(site.data_folder / "heart.csv", label="outcome")
-        def prepare(self, rows): return rows.replace(x=scale(drop_missing(rows)["x"], LOWER, UPPER))
+        def rows(self, site):    return read_table(site.data_folder / "heart.csv", label="outcome")
+        def prepare(self, rows): return rows.replace(x=scale(rows["x"], LOWER, UPPER))
         def model(self):         return nn.Linear(30, 2)
 
     task = Heart()
@@ -36,7 +36,7 @@ class Task(ABC):
 
     @abstractmethod
     def model(self) -> nn.Module:
-        """A fresh model. Its weights are drawn from torch's global generator, which the server seeds from the plan."""
+        """A fresh model. Its weights are drawn from torch's global generator, which both sides seed from the plan."""
 
     @abstractmethod
     def rows(self, site: SiteInfo) -> Rows:
@@ -51,7 +51,7 @@ class Task(ABC):
         return rows
 
     def augment(self, batch: Rows, generator: torch.Generator) -> Rows:
-        """Random changes to a batch's records, each on its own; called once a step in training."""
+        """Random changes to a batch's records, each on its own; called for each physical batch."""
         return batch
 
     def loss(self, model: nn.Module, batch: Rows) -> Tensor:

@@ -18,7 +18,7 @@ travel to the server. Programming mistakes stay ValueError and RuntimeError.
         ├── WrongPlan           made under another plan
         ├── MissingTensor       the update is not there
         ├── WrongShape          the update has another length, dtype or layout
-        ├── NotFinite           the update holds NaN or infinity
+        ├── NotFinite           the update holds NaN, infinity or an absurdly large value
         ├── DuplicateReport     the site has answered this round already
         ├── UnknownSite         the site is not in this round's cohort
         ├── WrongMechanism      the stated mechanism is not the plan's
@@ -87,7 +87,7 @@ class WrongShape(ReportRefused):
 
 
 class NotFinite(ReportRefused):
-    """The update holds NaN or infinity."""
+    """The update holds NaN, infinity or an absurdly large value."""
 
 
 class DuplicateReport(ReportRefused):

@@ -11,6 +11,7 @@ from privacy.errors import BudgetExhausted
 from server.records import Refused, SiteRecord
 from server.spending import Spending
 
+_LONGEST_TEXT = 2000
 _OUR_NAMES = re.compile(r"node \d+\)?\s*$")  # what a site must not call itself, because the server calls others so
 
 
@@ -47,7 +48,7 @@ class Roster:
     def failed(self, node: int, error: str, reason: str) -> Refused:
         """Counts a reply that was not admitted, or did not come."""
         self._refusals[node] += 1
-        return Refused(site=self._known_as(node), error=error, reason=reason)
+        return Refused(site=self._known_as(node), error=_plain(error), reason=_plain(reason))
 
     def site_records(self) -> tuple[SiteRecord, ...]:
         """One record for each site heard of, by name."""
@@ -66,6 +67,7 @@ class Roster:
     def _called(self, node: int, wished: str) -> str:
         """The node's name for the run; two nodes never share one."""
         if node not in self._names:
+            wished = _plain(wished)
             free = wished and wished not in self._taken and not _OUR_NAMES.search(wished)
             self._names[node] = wished if free else f"{wished} (node {node})".strip()
             self._taken.add(self._names[node])
@@ -73,3 +75,8 @@ class Roster:
 
     def _known_as(self, node: int) -> str:
         return self._names.get(node, f"node {node}")
+
+
+def _plain(text: str) -> str:
+    """A site's text on one line of bounded length, so that it can't forge lines of a log."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+", " ", text)[:_LONGEST_TEXT]

@@ -56,7 +56,8 @@ def run_rounds(grid: Grid, setup: Setup) -> RunResult:
     """Runs the plan over the grid's nodes and returns what came of it.
 
     Raises:
-        RunFailed: fewer sites than the quorum came online before the deadline.
+        RunFailed: fewer sites than the quorum came online before the deadline, or a round could not go on; what was
+            finished is handed to the observers first, as it is when a person interrupts.
     """
     run = _Run(grid, setup)
     nodes = run.wait_for_quorum()
@@ -64,14 +65,21 @@ def run_rounds(grid: Grid, setup: Setup) -> RunResult:
         observer.run_started(run.id, setup.plan, nodes)
     records: list[RoundRecord] = []
     ended = ""
+    stopped: BaseException | None = None
     while not ended:
-        record, ended = run.round(len(records) + 1)
+        try:
+            record, ended = run.round(len(records) + 1)
+        except (RunFailed, KeyboardInterrupt) as error:
+            stopped, ended = error, f"stopped in round {len(records) + 1}: {error or 'interrupted'}"
+            continue
         records.append(record)
         for observer in setup.observers:
             observer.round_finished(record)
     result = run.result(tuple(records), ended)
     for observer in setup.observers:
         observer.run_finished(result)
+    if stopped is not None:
+        raise stopped
     return result
 
 

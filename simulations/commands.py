@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,6 +23,16 @@ if TYPE_CHECKING:
 
 _DEFAULT_SCENARIO = "breast-cancer"
 _DEFAULT_SITES_OF_AN_APP = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Where:
+    """What the command line says besides the plan; `Options` needs torch, which the command loads later."""
+
+    data: Path | None
+    workers: int
+    out: Path
+    quiet: bool
 
 
 def simulate(
@@ -59,7 +70,8 @@ def simulate(
         if chosen.needs_data and data is None:
             raise DataInvalid(f"scenario {chosen.name!r} reads its records from a folder: add --data DIR")
     _override(flat, read_overrides(changes or []), rounds, seed)
-    result = _run(app, flat, sites or count, (data, workers, out, as_json))
+    where = _Where(data=data, workers=workers, out=out, quiet=as_json)
+    result = _run(app, flat, sites or count, where)
     if as_json:
         assert result.folder is not None
         facts = json.loads((result.folder / "run.json").read_text(encoding="utf-8"))
@@ -107,12 +119,9 @@ def _override(flat: dict[str, Scalar], changes: dict[str, Scalar], rounds: int |
         flat["seed"] = seed
 
 
-def _run(
-    app: Path | None, flat: dict[str, Scalar], sites: int, hardware: tuple[Path | None, int, Path, bool]
-) -> Result:
+def _run(app: Path | None, flat: dict[str, Scalar], sites: int, where: _Where) -> Result:
     plan = read_plan(flat)
-    data, workers, out, quiet = hardware
-    console = Console(quiet=quiet)
+    console = Console(quiet=where.quiet)
     console.print(f"[bold]{plan.name}[/]: {sites} sites, {plan.rounds} rounds, task {plan.task}", highlight=False)
     with console.status("loading PyTorch, Flower and Opacus"):
         from federation.task import load_task
@@ -125,7 +134,7 @@ def _run(
         console.print(line, highlight=False)
     console.print()
     progress = LiveProgress(console)
-    options = Options(data_folder=data, workers=workers, out=out, observers=(progress,))
+    options = Options(data_folder=where.data, workers=where.workers, out=where.out, observers=(progress,))
     try:
         result = run_simulation(load_task(plan.task, app), plan, sites, options)
     finally:

@@ -8,10 +8,11 @@ orders, so that memory does not grow with the number of sites and a seeded run r
 from __future__ import annotations
 
 import uuid
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
+from threading import Lock
 from typing import TypeAlias
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
@@ -51,6 +52,8 @@ class InProcessGrid(Grid):
         self._workers = workers
         self._contexts: dict[int, Context] = {}
         self._pending: deque[Message] = deque()
+        self._running: deque[Future[Message]] = deque()
+        self._turns: defaultdict[int, Lock] = defaultdict(Lock)
         self.set_run(Run.create_empty(run_id=uuid.uuid4().int >> 66))
 
     def set_run(self, run: Run) -> None:
@@ -96,16 +99,15 @@ class InProcessGrid(Grid):
         return message.metadata.message_id
 
     def _pulled_by_workers(self, wanted: Collection[str]) -> Iterator[Message]:
-        running: deque[Future[Message]] = deque()
         with ThreadPoolExecutor(self._workers) as pool:
-            while running or (self._pending and self._pending[0].metadata.message_id in wanted):
+            while self._running or (self._pending and self._pending[0].metadata.message_id in wanted):
                 while (
-                    len(running) < 2 * self._workers
+                    len(self._running) < 2 * self._workers
                     and self._pending
                     and self._pending[0].metadata.message_id in wanted
                 ):
-                    running.append(pool.submit(self._reply, self._pending.popleft()))
-                yield running.popleft().result()
+                    self._running.append(pool.submit(self._reply, self._pending.popleft()))
+                yield self._running.popleft().result()
 
     def _reply(self, message: Message) -> Message:
         node = message.metadata.dst_node_id
@@ -114,7 +116,8 @@ class InProcessGrid(Grid):
             reply = Message(error, reply_to=message)
         else:
             try:
-                reply = _isolated(self._app(_isolated(message), self._context(node)))
+                with self._turns[node]:  # a node answers one message at a time
+                    reply = _isolated(self._app(_isolated(message), self._context(node)))
             except Exception as error:  # as flwr.supernode.runtime.run_clientapp maps it
                 reason = f"{type(error)}:<'{error}'>"
                 reply = Message(Error(code=ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason=reason), reply_to=message)

@@ -113,7 +113,7 @@ def simulate(task: Task, plan: Plan, sites: int | Sequence[Rows], options: Optio
     )
     grid = InProcessGrid(client_app(federation.site), sites, federation.node_config, plan.flat(), options.workers)
     context = Context(run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config=plan.flat())
-    with _torch_threads(federation.parameters, options.workers):
+    with _torch_threads(federation.parameters):
         server_app(lambda _: setup)(grid, context)
     model = first_model(task, plan.seed)
     keeper.result.layout.load(model, keeper.result.vector)
@@ -121,10 +121,10 @@ def simulate(task: Task, plan: Plan, sites: int | Sequence[Rows], options: Optio
 
 
 @contextmanager
-def _torch_threads(parameters: int, workers: int) -> Iterator[None]:
+def _torch_threads(parameters: int) -> Iterator[None]:
     """One thread an operation for small models: threads that wait for each other cost more than they compute."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1 if parameters < _LARGE_MODEL else max(1, before // workers))
+    torch.set_num_threads(1 if parameters < _LARGE_MODEL else before)
     try:
         yield
     finally:

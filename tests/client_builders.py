@@ -28,6 +28,8 @@ ONE_STEP = Mechanism(noise_multiplier=1.0, sample_rate=1.0, steps=1, max_grad_no
 FULL_STEP = TrainingSettings(learning_rate=1.0)
 PLAIN: dict[str, Scalar] = {"privacy.unit": "none", "rounds": 1}
 PRIVATE: dict[str, Scalar] = {"privacy.noise_multiplier": 1.0, "privacy.epsilon": 50.0, "rounds": 1}
+ALARM = 1e-6  # chance that a statistical test would fail without a fault; the seeds are fixed
+MODES = ["hooks", "functorch", "ew"]
 
 
 class GivenTask(Task):
@@ -75,6 +77,19 @@ def dots(*records: object) -> Rows:
     """Records for a `DotTask`: a number, or a list of them, each; numbered from 0."""
     table = torch.tensor(records, dtype=torch.float32).reshape(len(records), -1)
     return Rows(fields={"x": table, "id": torch.arange(len(records))})
+
+
+def protection(mechanism: Mechanism = ONE_STEP, denominator: float = 1.0) -> Protection:
+    return Protection(mechanism=mechanism, denominator=denominator)
+
+
+def mechanism(**facts: object) -> Mechanism:
+    known = {"noise_multiplier": 1.0, "sample_rate": 1.0, "steps": 1, "max_grad_norm": 1.0}
+    return Mechanism(**{**known, **facts})  # type: ignore[arg-type]
+
+
+def training(**chosen: object) -> TrainingSettings:
+    return TrainingSettings.model_validate({"learning_rate": 1.0, **chosen})
 
 
 def private_update(
@@ -130,3 +145,76 @@ def order(task: Task, agreed: Plan, round_number: int = 1) -> Order:
 
 def forget(history: History) -> None:
     """A memory for those tests that don't look at it."""
+
+
+def perceptron() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+
+
+def dropping() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 20), nn.Dropout(0.5), nn.Linear(20, 3))
+
+
+class Normed(nn.Module):
+    """A layer norm between two linear layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(6, 5), nn.LayerNorm(5), nn.Linear(5, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        found: Tensor = self.last(self.norm(self.first(inputs)))
+        return found
+
+
+class Embedder(nn.Module):
+    """Two tokens a record, and a position embedding whose indices are one row expanded over the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens, self.positions, self.last = nn.Embedding(5, 4), nn.Embedding(2, 4), nn.Linear(4, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        positions = torch.arange(2).expand(len(tokens), 2)
+        found: Tensor = self.last((self.tokens(tokens) + self.positions(positions)).tanh().mean(dim=1))
+        return found
+
+
+def convolution() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(64, 3))
+
+
+def grouped() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4), nn.Flatten(), nn.Linear(16, 3))
+
+
+def tables(scale: float = 1.0, count: int = 7, shape: tuple[int, ...] = (6,)) -> Rows:
+    inputs = torch.randn(count, *shape, generator=torch.Generator().manual_seed(8))
+    inputs[count // 2] *= scale
+    return Rows(fields={"x": inputs, "y": torch.arange(count) % 3})
+
+
+def images(scale: float = 1.0) -> Rows:
+    return tables(scale, shape=(2, 4, 4))
+
+
+def sentences(scale: float = 1.0) -> Rows:
+    words = torch.randint(0, 5, (7, 2), generator=torch.Generator().manual_seed(9))
+    return Rows(fields={"x": words, "y": torch.arange(7) % 3})
+
+
+MODELS = [(perceptron, tables), (convolution, images), (Normed, tables), (grouped, images), (Embedder, sentences)]
+NAMES = ["linear", "convolution", "layer norm", "group norm", "embedding"]
+
+
+def clipped_sum(task: Task, rows: Rows, bound: float) -> NDArray[np.float64]:
+    """The oracle: one backward pass a record, clipped by hand, summed in float64."""
+    model = task.model().train()
+    total = np.zeros(Layout.of(model).length)
+    for position in range(len(rows)):
+        model.zero_grad()
+        task.loss(model, rows.take(torch.tensor([position]))).sum().backward()
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in model.parameters() if p.requires_grad]
+        gradient = torch.cat([part.flatten() for part in parts]).double().numpy()
+        total += gradient * min(1.0, bound / (np.linalg.norm(gradient) + 1e-6))
+    return total

@@ -48,7 +48,7 @@ def test_an_order_under_another_plan_is_refused() -> None:
         lambda: site(task, agreed).train(order(task, other), History(), Diary().remember),
         lambda: site(task, agreed).evaluate(order(task, other)),
     ):
-        with pytest.raises(OrderRefused, match="this site agreed to"):
+        with pytest.raises(OrderRefused, match="the order is under plan"):
             act()
 
 
@@ -203,10 +203,11 @@ def test_seeded_rounds_draw_different_noise() -> None:
 
 def test_held_out_records_are_never_trained_on() -> None:
     rows = Rows(fields=dots(*range(10)).fields, held_out=torch.tensor([True] * 4 + [False] * 6))
+    made_up = {0, 1}
     for settings in (PRIVATE, PLAIN):
         agreed, task = plan(settings), DotTask(rows=rows)
         site(task, agreed).train(order(task, agreed), History(), forget)
-        assert {number for batch in task.batches for number in batch} - {0} <= {4, 5, 6, 7, 8, 9}
+        assert {number for batch in task.batches for number in batch} - made_up <= {4, 5, 6, 7, 8, 9}
         assert any(len(batch) == 6 for batch in task.batches)
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_model
 from sklearn.datasets import load_wine
 
 from federation.new_app import write_app
-from federation.reading import read_app
+from federation.reading import app_config, read_plan
 from federation.rows import split
 from federation.site_info import SiteInfo
 from federation.task import load_task
@@ -103,7 +103,7 @@ def wines(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def hospitals(biopsies: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FederationProcesses]:
     """A running federation whose second site has a broken table of wines."""
     folder = tmp_path_factory.mktemp("federation")
-    plan = read_app(biopsies)
+    plan = read_plan(app_config(biopsies))
     task = load_task(plan.task, biopsies)
     sites: list[dict[str, str | int]] = []
     for index in range(SITES):
@@ -137,7 +137,7 @@ def federation(hospitals: FederationProcesses) -> Iterator[FederationProcesses]:
 def test_real_processes_train_the_model_that_one_process_trains(
     federation: FederationProcesses, biopsies: Path, tmp_path: Path
 ) -> None:
-    plan = read_app(biopsies)
+    plan = read_plan(app_config(biopsies))
     expected = simulate(load_task(plan.task, biopsies), plan, SITES, Options(out=tmp_path)).folder
     assert expected is not None
 
@@ -176,7 +176,7 @@ def test_broken_site_is_left_out_and_its_records_stay_at_home(federation: Federa
 
 def figures_of_first_site(federation: FederationProcesses, app: Path, written: Path) -> dict[str, float]:
     """The run's model on the held-out records of the only site that could report."""
-    plan = read_app(app)
+    plan = read_plan(app_config(app))
     task = load_task(plan.task, app)
     data = Path(str(federation.sites[0]["data-folder"]))
     _, test = split(task.rows(SiteInfo(name="hospital-0", data_folder=data)), plan.data.test_share, plan.seed)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from federation.plan import Plan, Scalar, flatten
-from federation.reading import app_config, read_app, read_overrides, read_plan, settings
+from federation.reading import app_config, read_overrides, read_plan, settings
 from privacy.errors import PlanInvalid
 
 SETTINGS = settings()
@@ -66,6 +66,10 @@ VALUES: dict[str, tuple[list[object], Scalar]] = {
 }
 NUMBERS = [key for key, row in SETTINGS.items() if isinstance(VALUES[key][1], int | float)]
 WRONG = [(key, value) for key, (wrong, _) in VALUES.items() for value in wrong]
+
+
+def read_app(folder: Path) -> Plan:
+    return read_plan(app_config(folder))
 
 
 def toml(flat: dict[str, Scalar]) -> str:

@@ -38,7 +38,9 @@ def test_the_mean_is_numpys_weighted_mean_within_one_rounding(updates: Vector, d
     exact = np.average(updates.astype(np.float64), axis=0, weights=weights)
     scale = np.average(np.abs(updates.astype(np.float64)), axis=0, weights=weights)
     assert mean.dtype == np.float32
-    assert (np.abs(mean - exact) <= np.spacing(np.abs(exact).astype(np.float32)) / 2 + 1e-14 * scale).all()
+    assert (
+        np.abs(mean - exact) <= np.spacing(np.abs(exact).astype(np.float32)).astype(np.float64) / 2 + 1e-14 * scale
+    ).all()
 
 
 def test_the_mean_of_two_updates_is_checked_by_hand() -> None:

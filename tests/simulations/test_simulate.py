@@ -280,5 +280,5 @@ def test_a_task_that_fails_at_one_site_costs_that_site_only() -> None:
     result = simulate(task, agreed, [far, *SITES[1:]])
     assert [len(record.answered) for record in result.rounds] == [4, 4]
     for record in result.rounds:
-        assert [(refused.site, refused.error) for refused in record.refused] == [("site-0", "RuntimeError")]
+        assert [(refused.site, refused.error) for refused in record.refused] == [("site-0", "SiteFailed")]
         assert "Doe" not in str(record)

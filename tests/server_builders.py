@@ -1,0 +1,124 @@
+"""A Flower Grid whose sites answer with what the test says, once, twice, late or never; honest and refusing answers."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from flwr.app import Message, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+from torch import nn
+
+from federation.layout import Layout
+from federation.messages import read_order, write_refusal, write_report
+from federation.orders import Order, Refusal, TrainReport
+from federation.plan import Plan
+from server.records import Observer, RoundRecord, RunResult
+from server.rounds import Setup, initial_vector, run_rounds
+from tests.client_builders import PLAIN, GivenTask, Vector
+
+TASK = GivenTask(lambda: nn.Linear(2, 2, bias=False))
+LAYOUT = Layout.of(TASK.model())
+HASTY = {**PLAIN, "rounds": 2, "cohort.deadline_seconds": 0.05}
+Answer = Callable[[int, Message], Iterable[Message]]
+
+
+class PostOffice(Grid):
+    """Delivers what `answer` says to each message, as it is pulled; remembers who was asked what."""
+
+    def __init__(self, nodes: Sequence[int], answer: Answer) -> None:
+        self._nodes = nodes
+        self._answer = answer
+        self._waiting: dict[str, Message] = {}
+        self.asked: dict[int, list[tuple[str, int]]] = defaultdict(list)
+        self.set_run(Run.create_empty(run_id=17))
+
+    def set_run(self, run: Run) -> None:
+        self._run = run
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run.run_id, 1, 1
+
+    @property
+    def run(self) -> Run:
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        raise NotImplementedError
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        raise NotImplementedError
+
+    def get_node_ids(self) -> Iterable[int]:
+        return self._nodes
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        ids = []
+        for message in messages:
+            ids.append(f"{sum(map(len, self.asked.values()))}")
+            message.metadata.__dict__["_message_id"] = ids[-1]
+            kind, number = message.metadata.message_type, int(message.metadata.group_id)
+            self.asked[message.metadata.dst_node_id].append((kind, number))
+            self._waiting[ids[-1]] = message
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        for message_id in [one for one in list(message_ids) if one in self._waiting]:
+            message = self._waiting.pop(message_id)
+            yield from self._answer(message.metadata.dst_node_id, message)
+
+
+def order_of(message: Message) -> Order:
+    return read_order(message.content, LAYOUT)
+
+
+def report(message: Message, values: float | list[float] | Vector, **changes: object) -> TrainReport:
+    """An honest report on this order, with these changes."""
+    update = np.broadcast_to(np.asarray(values, dtype=np.float32), LAYOUT.length)
+    node = message.metadata.dst_node_id
+    made = TrainReport(
+        address=order_of(message).address,
+        site=f"site-{node}",
+        update=update,
+        mechanism=None,
+        declared_rows=0,
+        seeded=False,
+    )
+    return replace(made, **changes)  # type: ignore[arg-type]
+
+
+def sent(message: Message, values: float | list[float] | Vector, **changes: object) -> Message:
+    """The reply that carries `report`."""
+    return Message(write_report(report(message, values, **changes)), reply_to=message)
+
+
+def agreeable(node: int, message: Message) -> list[Message]:
+    """An answer of every site: one."""
+    return [sent(message, 1.0)]
+
+
+def refused(message: Message, error: str = "DataInvalid", site: str = "") -> Message:
+    name = site or f"site-{message.metadata.dst_node_id}"
+    return Message(write_refusal(Refusal(site=name, error=error, reason="no")), reply_to=message)
+
+
+def run(answer: Answer, agreed: Plan, nodes: int = 4, observers: tuple[Observer, ...] = ()) -> RunResult:
+    """The run of sites 1, 2, 3, ... that answer so."""
+    return run_rounds(PostOffice(range(1, nodes + 1), answer), Setup(task=TASK, plan=agreed, observers=observers))
+
+
+def start(agreed: Plan) -> Vector:
+    return initial_vector(TASK, agreed.seed)[1]
+
+
+def moved(result: RunResult) -> list[float]:
+    """How far the run moved its model."""
+    return (result.vector - start(result.plan)).tolist()
+
+
+def refusals(record: RoundRecord) -> list[tuple[str, str]]:
+    return [(one.site, one.error) for one in record.refused]
