@@ -70,7 +70,7 @@ def run_rounds(grid: Grid, setup: Setup) -> RunResult:
         try:
             record, ended = run.round(len(records) + 1)
         except (RunFailed, KeyboardInterrupt) as error:
-            stopped, ended = error, f"stopped in round {len(records) + 1}: {error or 'interrupted'}"
+            stopped, ended = error, f"stopped in round {len(records) + 1}: {str(error) or 'interrupted'}"
             continue
         records.append(record)
         for observer in setup.observers:
