@@ -34,13 +34,13 @@ class Models(threading.local):
     """One model a thread for the task last used there, so that thousands of sites share a few models."""
 
     def __init__(self) -> None:
-        self._made_for: tuple[Task, int] | None = None
+        self._made_for: tuple[Task, int, HardwareSettings] | None = None
         self._model: nn.Module | None = None
         self._checked = False
 
     def of(self, task: Task, plan: Plan) -> nn.Module:
         """The thread's model of this task: what travels as last loaded, the rest as the plan's seed drew it."""
-        wanted = (task, plan.seed)
+        wanted = (task, plan.seed, plan.hardware)
         if self._model is None or self._made_for != wanted:
             self._made_for, self._model, self._checked = wanted, first_model(task, plan.seed), False
         return self._model
@@ -67,7 +67,7 @@ MODELS = Models()
 
 @dataclass(slots=True, kw_only=True)
 class Site:
-    """A site of one run: what it trains, who it is, and the plan it agreed to."""
+    """A site of one run: what it trains, who it is, and the run's plan."""
 
     task: Task
     info: SiteInfo
