@@ -104,11 +104,11 @@ def refuse_mixing_layers(task: Task, model: nn.Module, rows: Rows, hardware: Har
     Raises:
         ModelUnsupported: names the size that Opacus found, so that clipping would not bound one record.
     """
+    trio = made_up_records(rows)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with _per_record_gradients(model, hardware) as module, seeded_torch(0):
         for records in (2, 3):
-            batch = made_up_records(rows).take(torch.arange(records))
-            record_losses(task, module, batch).sum().backward()
-            trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+            record_losses(task, module, trio.take(torch.arange(records))).sum().backward()
             refuse_shared_gradients([p for p in trained if p.grad_sample is not None], records)  # type: ignore[attr-defined]
             for parameter in trained:
                 parameter.grad_sample = parameter.grad = None  # type: ignore[attr-defined]

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from flwr.app import Message, MessageType
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from federation.layout import Layout
 from federation.messages import payload_bytes, write_order
-from federation.orders import Address, Expectation, Order, Refusal
+from federation.orders import Address, EvaluateReport, Expectation, Order, Refusal, TrainReport
 from federation.plan import Plan
 from federation.promise import round_mechanism
 from federation.seeding import first_model
@@ -35,6 +36,8 @@ from server.records import Observer, Refused, RoundRecord, RunResult
 from server.roster import Roster
 
 _LOG = logging.getLogger(__name__)
+
+_Report = TypeVar("_Report", TrainReport, EvaluateReport)
 
 Judge = Callable[[NDArray[np.float32]], Mapping[str, float]]
 
@@ -167,21 +170,37 @@ class _Run:
     def _train(self, number: int, asked: list[int], tally: _Tally) -> None:
         admission = self._admission(number, asked)
         replies = self._replies(number, asked, self._state.vector, MessageType.TRAIN, tally)
-        for arrived, (node, reply) in enumerate(replies, start=1):
+        for node, report in self._admitted(self._watched(number, len(asked), replies), admission.admit, tally):
+            name, weight = self._roster.took_part(node, report)
+            tally.total.add(report.update, weight)
+            tally.answered.append(name)
+            tally.seeded |= report.seeded
+
+    def _watched(
+        self, number: int, cohort: int, replies: Iterator[tuple[int, Message]]
+    ) -> Iterator[tuple[int, Message]]:
+        for arrived, reply in enumerate(replies, start=1):
             for observer in self._setup.observers:
-                observer.reply_arrived(number, arrived, len(asked))
+                observer.reply_arrived(number, arrived, cohort)
+            yield reply
+
+    def _admitted(
+        self,
+        replies: Iterator[tuple[int, Message]],
+        admit: Callable[[int, Message], _Report | Refusal],
+        tally: _Tally,
+    ) -> Iterator[tuple[int, _Report]]:
+        """Yields the reports that the door lets in; notes the others, and the sites' refusals."""
+        for node, reply in replies:
             try:
-                answer = admission.admit(node, reply)
+                answer = admit(node, reply)
             except ReportRefused as error:
                 tally.refused.append(self._roster.failed(node, type(error).__name__, str(error)))
                 continue
             if isinstance(answer, Refusal):
                 tally.refused.append(self._roster.refused(node, answer))
-                continue
-            name, weight = self._roster.took_part(node, answer)
-            tally.total.add(answer.update, weight)
-            tally.answered.append(name)
-            tally.seeded |= answer.seeded
+            else:
+                yield node, answer
 
     def _replies(
         self, number: int, asked: list[int], vector: NDArray[np.float32], kind: str, tally: _Tally
@@ -213,16 +232,9 @@ class _Run:
 
     def _plain_sums(self, number: int, asked: list[int], tally: _Tally) -> dict[str, Tensor]:
         admission, pool = self._admission(number, asked), MetricPool()
-        for node, reply in self._replies(number, asked, self._state.average, MessageType.EVALUATE, tally):
-            try:
-                answer = admission.admit_evaluation(node, reply)
-            except ReportRefused as error:
-                tally.refused.append(self._roster.failed(node, type(error).__name__, str(error)))
-                continue
-            if isinstance(answer, Refusal):
-                tally.refused.append(self._roster.refused(node, answer))
-            else:
-                pool.add(node, answer.sums)
+        replies = self._replies(number, asked, self._state.average, MessageType.EVALUATE, tally)
+        for node, report in self._admitted(replies, admission.admit_evaluation, tally):
+            pool.add(node, report.sums)
         for node, outvoted in pool.outvoted():
             tally.refused.append(self._roster.failed(node, type(outvoted).__name__, str(outvoted)))
         return pool.result()
