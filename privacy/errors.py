@@ -12,6 +12,19 @@ travel to the server. Programming mistakes stay ValueError and RuntimeError.
     ├── BudgetExhausted         a round would pass the site's budget; nothing was touched
     ├── OrderRefused            what a site won't do, whatever the server asks
     ├── RunFailed               a run could not start or go on
+    ├── StorageFailed           the disk refused: full, read-only or failing; what was there before stands
+    ├── StorageBusy             another process is changing this folder
+    ├── KeyRefused              what is sealed can't be unlocked
+    │   ├── WrongPassphrase     the passphrase is another one, or the keyring was changed
+    │   ├── WrongKeyFile        the key file is another one, or the keyring was changed
+    │   ├── KeyFileInvalid      no key file, or one that others may read
+    │   ├── KeyStoreUnavailable the outside key store does not answer
+    │   ├── KeyStoreDenied      the outside key store answers no
+    │   ├── KeyringDamaged      the keyring is missing, or no keyring of this version
+    │   └── EpochRetired        the key was deleted on purpose: what it sealed is gone for ever
+    ├── ObjectMissing           no sealed object has that name
+    ├── ObjectDamaged           changed, cut, or moved here from another name, kind, version or owner
+    ├── IdentityRefused         a signature or a sealed message is not from, or not for, who it says
     └── ReportRefused           a reply that the server won't add to the sum
         ├── WrongRun            made for another run
         ├── LateReport          made for a round that is over
@@ -60,6 +73,58 @@ class OrderRefused(FedSealError):
 
 class RunFailed(FedSealError):
     """A run could not start or go on."""
+
+
+class StorageFailed(FedSealError):
+    """The disk refused: full, read-only or failing; what was there before stands."""
+
+
+class StorageBusy(FedSealError):
+    """Another process is changing this folder."""
+
+
+class KeyRefused(FedSealError):
+    """What is sealed can't be unlocked."""
+
+
+class WrongPassphrase(KeyRefused):
+    """The passphrase is another one, or the keyring was changed."""
+
+
+class WrongKeyFile(KeyRefused):
+    """The key file is another one, or the keyring was changed."""
+
+
+class KeyFileInvalid(KeyRefused):
+    """No key file, or one that others may read."""
+
+
+class KeyStoreUnavailable(KeyRefused):
+    """The outside key store does not answer."""
+
+
+class KeyStoreDenied(KeyRefused):
+    """The outside key store answers no."""
+
+
+class KeyringDamaged(KeyRefused):
+    """The keyring is missing, or no keyring of this version."""
+
+
+class EpochRetired(KeyRefused):
+    """The key was deleted on purpose: what it sealed is gone for ever."""
+
+
+class ObjectMissing(FedSealError):
+    """No sealed object has that name."""
+
+
+class ObjectDamaged(FedSealError):
+    """Changed, cut, or moved here from another name, kind, version or owner."""
+
+
+class IdentityRefused(FedSealError):
+    """A signature or a sealed message is not from, or not for, who it says."""
 
 
 class ReportRefused(FedSealError):
