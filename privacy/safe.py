@@ -1,0 +1,199 @@
+"""A safe: a folder that only its owner can read. A site has one, and so has every run.
+
+    safe.toml       whose it is and how it is unlocked; no secret
+    keyring         epoch keys, locked by the key store
+    identity.json   the public half of the owner's identity
+    vault/          sealed objects, the private half among them
+
+The folder appears whole or not at all, and every change is made under its lock.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from privacy import files
+from privacy.errors import IdentityRefused, KeyFileInvalid, KeyringDamaged, KeyRefused, StorageFailed
+from privacy.identity import Identity, PublicIdentity
+from privacy.keys import KeyRing, KeyStore
+from privacy.secret import Secret
+from privacy.unlocking import KeyFileSettings, KeySettings, open_store
+from privacy.vault import Label, Vault, is_name
+
+_SETTINGS, _KEYRING, _IDENTITY, _VAULT = "safe.toml", "keyring", "identity.json", "vault"
+
+
+class _SafeSettings(BaseModel):
+    """What `safe.toml` says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: int = 1
+    name: str
+    keys: KeySettings
+
+
+@dataclass(frozen=True, slots=True)
+class Safe:
+    """An unlocked safe."""
+
+    folder: Path
+    name: str
+    vault: Vault
+
+    @staticmethod
+    def create(folder: Path, name: str, keys: KeySettings, passphrase: Callable[[], Secret]) -> Safe:
+        """A new safe in a folder that is not there yet, or empty.
+
+        Raises:
+            StorageFailed: the folder holds something, or the disk refused; nothing is left behind.
+            KeyRefused: the key store refuses, or its key would lie beside what it locks.
+        """
+        _refuse_name(name)
+        _refuse_key_beside(folder, keys)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise StorageFailed(f"{folder} is there already and not empty: name a new folder")
+        store = open_store(keys, passphrase)
+        draft = folder.with_name(f".{folder.name}.new")
+        if draft.exists():
+            files.remove_folder(draft)
+        files.make_folder(draft)
+        try:
+            keyring = KeyRing.create(draft / _KEYRING, name, store)
+            identity = Identity.create(name)
+            Vault(draft / _VAULT, keyring).seal(Label("identity", "own"), [identity.to_secret().reveal()])
+            files.replace(draft / _IDENTITY, identity.public().to_json().encode() + b"\n")
+            files.replace(draft / _SETTINGS, _toml(_SafeSettings(name=name, keys=keys)).encode())
+            files.move_folder(draft, folder)
+        except BaseException:
+            files.remove_folder(draft)
+            raise
+        return Safe(folder, name, Vault(folder / _VAULT, KeyRing.open(folder / _KEYRING, name, store)))
+
+    @staticmethod
+    def unlock(folder: Path, passphrase: Callable[[], Secret]) -> Safe:
+        """The safe of a folder.
+
+        passphrase: gives the passphrase; called only where the safe is locked by one
+
+        Raises:
+            KeyringDamaged: the folder is no safe.
+            KeyRefused: the key store does not unlock it.
+        """
+        settings = _read(folder)
+        store = open_store(settings.keys, passphrase)
+        keyring = KeyRing.open(folder / _KEYRING, settings.name, store)
+        return Safe(folder, settings.name, Vault(folder / _VAULT, keyring))
+
+    @staticmethod
+    def throw_away(folder: Path, name: str) -> Safe:
+        """A safe whose keys die with this process: what it leaves in the folder nobody can read."""
+        return Safe(folder, name, Vault(folder / _VAULT, KeyRing.throw_away(name), files.writing))
+
+    @contextmanager
+    def changing(self) -> Iterator[Vault]:
+        """The vault, for changes, under the folder's lock; what killed writers left behind is swept first.
+
+        Raises:
+            StorageBusy: another process is changing it.
+        """
+        with files.locked(self.folder):
+            files.sweep_drafts(self.folder)
+            self.vault.keyring.reload()
+            yield self.vault
+
+    def identity(self) -> Identity:
+        """The owner's private identity."""
+        secret = Secret(bytes(self.vault.open(Label("identity", "own"))))
+        return Identity.from_secret(self.name, secret)
+
+    def public_identity(self) -> PublicIdentity:
+        """The identity that lies in the open.
+
+        Raises:
+            IdentityRefused: it is missing or damaged.
+        """
+        try:
+            return PublicIdentity.from_json((self.folder / _IDENTITY).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise IdentityRefused(f"{self.folder / _IDENTITY} can't be read: {error.strerror}") from None
+
+    def lock_with(self, keys: KeySettings, passphrase: Callable[[], Secret]) -> None:
+        """Changes what unlocks the safe; the old passphrase or key opens it no more. Objects stay as they are.
+
+        Raises:
+            KeyRefused: the new key store refuses; the old one stays.
+        """
+        _refuse_key_beside(self.folder, keys)
+        store = open_store(keys, passphrase)
+        with self.changing() as vault:
+            vault.keyring.rewrap(store)
+            files.replace(self.folder / _SETTINGS, _toml(_SafeSettings(name=self.name, keys=keys)).encode())
+
+    def reseal(self) -> Iterator[Label]:
+        """Gives every scope a new key, seals every object anew under it, then deletes the old keys; yields each object.
+
+        Killed at any point, every object still opens; run again, it goes on.
+        """
+        with self.changing() as vault:
+            old = {scope: vault.keyring.living(scope) for scope in vault.keyring.scopes()}
+            for scope in old:
+                vault.keyring.begin(scope)
+            for label in vault.list():
+                vault.reseal(label)
+                yield label
+            vault.keyring.retire([number for numbers in old.values() for number in numbers])
+
+
+def is_safe(folder: Path) -> bool:
+    """Whether the folder is a safe."""
+    return (folder / _SETTINGS).is_file()
+
+
+def key_settings(folder: Path) -> KeySettings:
+    """How the safe of a folder is unlocked.
+
+    Raises:
+        KeyringDamaged: the folder is no safe.
+    """
+    return _read(folder).keys
+
+
+def _read(folder: Path) -> _SafeSettings:
+    path = folder / _SETTINGS
+    try:
+        return _SafeSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise KeyringDamaged(f"{folder} is no safe: it has no {_SETTINGS}") from None
+    except (OSError, ValueError) as error:
+        what = f"{error.error_count()} settings are wrong" if isinstance(error, ValidationError) else str(error)
+        raise KeyringDamaged(f"{path} can't be read: {what}") from None
+
+
+def _toml(settings: _SafeSettings) -> str:
+    top, keys = settings.model_dump(mode="json", exclude_none=True), settings.keys
+    lines = [f"{key} = {json.dumps(value)}" for key, value in top.items() if key != "keys"]
+    inner = keys.model_dump(mode="json", exclude_none=True)
+    return "\n".join([*lines, "", "[keys]", *(f"{key} = {json.dumps(value)}" for key, value in inner.items()), ""])
+
+
+def _refuse_name(name: str) -> None:
+    if not is_name(name):
+        raise KeyRefused(
+            f"{name!r} can't name a safe: use lower-case letters, digits, dots, hyphens and underscores, 100 at most"
+        )
+
+
+def _refuse_key_beside(folder: Path, keys: KeySettings) -> None:
+    if isinstance(keys, KeyFileSettings) and folder.resolve() in keys.path.resolve().parents:
+        raise KeyFileInvalid(
+            f"key file {keys.path} lies inside {folder}, so whoever takes the folder takes the key: keep it on another "
+            "volume"
+        )
