@@ -150,15 +150,12 @@ class KeyRing:
         """Deletes these keys: what they sealed is gone. Durable when it returns."""
         self._change({number: self._epochs[number].model_copy(update={"key": ""}) for number in numbers})
 
-    def rewrap(self, store: KeyStore) -> None:
-        """Locks the keyring with another store, under a new ring key; the old store opens it no more."""
-        before = self._store, self._ring_key
-        self._store, self._ring_key = store, Secret.random()
-        try:
-            self._save()
-        except Exception:
-            self._store, self._ring_key = before
-            raise
+    def rewrapped(self, path: Path, store: KeyStore) -> KeyRing:
+        """A copy in another file, locked by another store under a new ring key; this file stays as it is."""
+        ring = KeyRing(path, self.owner, store)
+        ring._epochs = self._epochs
+        ring._save()
+        return ring
 
     def _change(self, changed: dict[int, _Epoch]) -> None:
         before = self._epochs

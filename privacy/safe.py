@@ -1,7 +1,7 @@
 """A safe: a folder that only its owner can read. A site has one, and so has every run.
 
     safe.toml       whose it is and how it is unlocked; no secret
-    keyring         epoch keys, locked by the key store
+    keyring-1       epoch keys, locked by the key store; each change of the lock writes the next number
     identity.json   the public half of the owner's identity
     vault/          sealed objects, the private half among them
 
@@ -16,18 +16,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from privacy import files
-from privacy.errors import IdentityRefused, KeyFileInvalid, KeyringDamaged, KeyRefused, StorageFailed
+from privacy.errors import IdentityRefused, KeyFileInvalid, KeyRefused, KeyringDamaged, StorageFailed
 from privacy.identity import Identity, PublicIdentity
 from privacy.keys import KeyRing, KeyStore
 from privacy.secret import Secret
 from privacy.unlocking import KeyFileSettings, KeySettings, open_store
 from privacy.vault import Label, Vault, is_name
 
-_SETTINGS, _KEYRING, _IDENTITY, _VAULT = "safe.toml", "keyring", "identity.json", "vault"
+_SETTINGS, _KEYRINGS, _IDENTITY, _VAULT = "safe.toml", "keyring-", "identity.json", "vault"
 
 
 class _SafeSettings(BaseModel):
@@ -37,6 +38,7 @@ class _SafeSettings(BaseModel):
 
     format: int = 1
     name: str
+    keyring: Annotated[int, Field(ge=1)] = 1
     keys: KeySettings
 
 
@@ -66,16 +68,17 @@ class Safe:
             files.remove_folder(draft)
         files.make_folder(draft)
         try:
-            keyring = KeyRing.create(draft / _KEYRING, name, store)
+            settings = _SafeSettings(name=name, keys=keys)
+            keyring = KeyRing.create(draft / f"{_KEYRINGS}{settings.keyring}", name, store)
             identity = Identity.create(name)
             Vault(draft / _VAULT, keyring).seal(Label("identity", "own"), [identity.to_secret().reveal()])
             files.replace(draft / _IDENTITY, identity.public().to_json().encode() + b"\n")
-            files.replace(draft / _SETTINGS, _toml(_SafeSettings(name=name, keys=keys)).encode())
+            files.replace(draft / _SETTINGS, _toml(settings).encode())
             files.move_folder(draft, folder)
         except BaseException:
             files.remove_folder(draft)
             raise
-        return Safe(folder, name, Vault(folder / _VAULT, KeyRing.open(folder / _KEYRING, name, store)))
+        return Safe._opened(folder, settings, store)
 
     @staticmethod
     def unlock(folder: Path, passphrase: Callable[[], Secret]) -> Safe:
@@ -89,7 +92,11 @@ class Safe:
         """
         settings = _read(folder)
         store = open_store(settings.keys, passphrase)
-        keyring = KeyRing.open(folder / _KEYRING, settings.name, store)
+        return Safe._opened(folder, settings, store)
+
+    @staticmethod
+    def _opened(folder: Path, settings: _SafeSettings, store: KeyStore) -> Safe:
+        keyring = KeyRing.open(folder / f"{_KEYRINGS}{settings.keyring}", settings.name, store)
         return Safe(folder, settings.name, Vault(folder / _VAULT, keyring))
 
     @staticmethod
@@ -134,8 +141,13 @@ class Safe:
         _refuse_key_beside(self.folder, keys)
         store = open_store(keys, passphrase)
         with self.changing() as vault:
-            vault.keyring.rewrap(store)
-            files.replace(self.folder / _SETTINGS, _toml(_SafeSettings(name=self.name, keys=keys)).encode())
+            number = _read(self.folder).keyring + 1
+            settings = _SafeSettings(name=self.name, keyring=number, keys=keys)
+            vault.keyring = vault.keyring.rewrapped(self.folder / f"{_KEYRINGS}{number}", store)
+            files.replace(self.folder / _SETTINGS, _toml(settings).encode())
+            for path in self.folder.glob(f"{_KEYRINGS}*"):
+                if path.name != f"{_KEYRINGS}{number}":
+                    files.remove(path)
 
     def reseal(self) -> Iterator[Label]:
         """Gives every scope a new key, seals every object anew under it, then deletes the old keys; yields each object.
@@ -178,10 +190,13 @@ def _read(folder: Path) -> _SafeSettings:
 
 
 def _toml(settings: _SafeSettings) -> str:
-    top, keys = settings.model_dump(mode="json", exclude_none=True), settings.keys
-    lines = [f"{key} = {json.dumps(value)}" for key, value in top.items() if key != "keys"]
-    inner = keys.model_dump(mode="json", exclude_none=True)
-    return "\n".join([*lines, "", "[keys]", *(f"{key} = {json.dumps(value)}" for key, value in inner.items()), ""])
+    top = settings.model_dump(mode="json", exclude_none=True)
+    keys = top.pop("keys")
+    return f"{_toml_lines(top)}\n[keys]\n{_toml_lines(keys)}"
+
+
+def _toml_lines(values: dict[str, object]) -> str:
+    return "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
 
 
 def _refuse_name(name: str) -> None:
