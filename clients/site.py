@@ -14,14 +14,17 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from clients.data import DataSet
 from clients.model_check import refuse_dependent_losses, refuse_unsupported_model
+from clients.records import Records
 from clients.training import Protection, Settings, refuse_mixing_layers, train_privately, train_without_privacy
 from federation.contradictions import refuse_loose_delta
+from federation.evaluation import metric_sums
 from federation.layout import Layout
 from federation.orders import EvaluateReport, History, Order, TrainReport
 from federation.plan import HardwareSettings, Plan
 from federation.promise import refuse_beyond_budget, round_mechanism
-from federation.rows import Rows, split
+from federation.rows import Rows
 from federation.seeding import first_model
 from federation.site_info import SiteInfo
 from federation.task import Task
@@ -72,7 +75,11 @@ class Site:
     task: Task
     info: SiteInfo
     plan: Plan
-    _rows: tuple[Rows, Rows] | None = field(default=None, init=False)
+    data: DataSet | None = None
+    _records: Records = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._records = Records(task=self.task, info=self.info, data=self.data)
 
     def train(self, order: Order, history: History, remember: Callable[[History], None]) -> TrainReport:
         """Trains one round; calls `remember` with the new history before a record is read.
@@ -109,11 +116,9 @@ class Site:
         self._refuse(order, None)
         if self.plan.metrics != "plain":
             raise OrderRefused("the plan says metrics = 'none': this site reports no metrics")
-        _, test = self._split_rows()
-        model = self._model(order).eval()
-        with torch.no_grad():
-            sums = self.task.metrics(model, self.task.prepare(test).to(self._device()))
-        return EvaluateReport(address=order.address, site=self.info.name, sums={k: v.cpu() for k, v in sums.items()})
+        test = self._records.testing(self._device())
+        sums = metric_sums(self.task, self._model(order).eval(), test)
+        return EvaluateReport(address=order.address, site=self.info.name, sums=sums)
 
     def _refuse(self, order: Order, history: History | None) -> None:
         address = order.address
@@ -146,7 +151,7 @@ class Site:
         return mechanism
 
     def _trained(self, model: nn.Module, order: Order, mechanism: Mechanism | None) -> NDArray[np.float32]:
-        rows = self.task.prepare(self._split_rows()[0]).to(self._device())
+        rows = self._records.training(self._device())
         settings = Settings(
             training=self.plan.training, hardware=self.plan.hardware, stream=self._stream(order.address.round)
         )
@@ -154,7 +159,7 @@ class Site:
             if not len(rows):
                 raise DataInvalid(f"{self.info.name} holds no training records")
             return train_without_privacy(self.task, model, rows, settings)
-        MODELS.check_once(self.task, rows, self.plan.hardware)
+        MODELS.check_once(self.task, rows.take(torch.arange(min(1, len(rows)))), self.plan.hardware)
         protection = Protection(mechanism=mechanism, denominator=self._denominator())
         return train_privately(self.task, model, rows, protection, settings)
 
@@ -169,11 +174,6 @@ class Site:
                 "public number: set data.rows_per_site in the plan, or declared-rows in the site's node config"
             )
         return declared
-
-    def _split_rows(self) -> tuple[Rows, Rows]:
-        if self._rows is None:
-            self._rows = split(self.task.rows(self.info), self.plan.data.test_share, self.plan.seed)
-        return self._rows
 
     def _stream(self, round_number: int) -> RandomStream:
         seed = self.info.simulation_seed

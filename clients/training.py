@@ -33,7 +33,7 @@ from clients.model_check import (
 )
 from clients.penalties import LocalOptimizer
 from federation.plan import HardwareSettings, TrainingSettings
-from federation.rows import Rows
+from federation.rows import Rows, RowSource
 from federation.seeding import seeded_torch
 from federation.task import Task
 from privacy.mechanism import Mechanism
@@ -66,7 +66,7 @@ class Settings:
 
 
 def train_privately(
-    task: Task, model: nn.Module, rows: Rows, protection: Protection, settings: Settings
+    task: Task, model: nn.Module, rows: RowSource, protection: Protection, settings: Settings
 ) -> NDArray[np.float32]:
     """Trains `model` in place for the mechanism's steps and returns the trained vector, shape (P,).
 
@@ -86,9 +86,10 @@ def train_privately(
             drawn = _positions(settings.stream.coins(len(rows), mechanism.sample_rate), rows)
             draws = _generator(settings.stream)
             for chunk in drawn.split(settings.hardware.max_physical_batch):
-                if len(chunk):
-                    record_losses(task, module, task.augment(rows.take(chunk), draws)).sum().backward()
-                    private.accumulate(len(chunk))
+                batch = rows.take(chunk)
+                if len(batch):
+                    record_losses(task, module, task.augment(batch, draws)).sum().backward()
+                    private.accumulate(len(batch))
             private.finish()
             optimizer.step()
     refuse_changed_state(model, state)
@@ -114,7 +115,7 @@ def refuse_mixing_layers(task: Task, model: nn.Module, rows: Rows, hardware: Har
                 parameter.grad_sample = parameter.grad = None  # type: ignore[attr-defined]
 
 
-def train_without_privacy(task: Task, model: nn.Module, rows: Rows, settings: Settings) -> NDArray[np.float32]:
+def train_without_privacy(task: Task, model: nn.Module, rows: RowSource, settings: Settings) -> NDArray[np.float32]:
     """Trains `model` in place on shuffled batches of about sample_rate x n records; protects nobody.
 
     Raises:
@@ -125,7 +126,7 @@ def train_without_privacy(task: Task, model: nn.Module, rows: Rows, settings: Se
     model.train()
     with torch_randomness(model, settings.stream):
         for _ in range(settings.training.steps):
-            drawn = next(batches).to(_device(rows))
+            drawn = next(batches).to(rows.device)
             draws = _generator(settings.stream)
             optimizer.inner.zero_grad()
             for chunk in drawn.split(settings.hardware.max_physical_batch):
@@ -225,8 +226,8 @@ def _per_record_gradients(model: nn.Module, hardware: HardwareSettings) -> Itera
         wrapped.remove_hooks()
 
 
-def _positions(mask: NDArray[np.bool_], rows: Rows) -> Tensor:
-    return torch.from_numpy(mask.nonzero()[0]).to(_device(rows))
+def _positions(mask: NDArray[np.bool_], rows: RowSource) -> Tensor:
+    return torch.from_numpy(mask.nonzero()[0]).to(rows.device)
 
 
 def _shuffled_batches(records: int, settings: Settings) -> Iterator[Tensor]:
@@ -239,7 +240,3 @@ def _shuffled_batches(records: int, settings: Settings) -> Iterator[Tensor]:
 def _generator(stream: RandomStream) -> torch.Generator:
     """What a step's augmentation draws from."""
     return torch.Generator().manual_seed(int(stream.uniforms(1)[0] * 2**53))
-
-
-def _device(rows: Rows) -> torch.device:
-    return next(iter(rows.fields.values())).device

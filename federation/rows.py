@@ -9,6 +9,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -45,6 +46,11 @@ class Rows:
             raise DataInvalid(f"rows have no field {name!r}, only {', '.join(self.fields)}")
         return self.fields[name]
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors lie."""
+        return next(iter(self.fields.values())).device
+
     def take(self, positions: Tensor) -> Rows:
         """The records at `positions` ((k,) int64) or under a mask ((n,) bool)."""
         return Rows(
@@ -64,6 +70,20 @@ class Rows:
         )
 
 
+class RowSource(Protocol):
+    """Records that are taken by position: `Rows` in memory, or a sealed data set that is read by range."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where taken records lie."""
+
+    def __len__(self) -> int:
+        """How many records there are."""
+
+    def take(self, positions: Tensor) -> Rows:
+        """The records at these positions ((k,) int64); fewer where preparing drops some."""
+
+
 def concatenate(parts: list[Rows]) -> Rows:
     """All records of the parts, in order. Parts must share their fields; held_out marks are dropped."""
     return Rows(fields={name: torch.cat([part[name] for part in parts]) for name in parts[0].fields})
@@ -76,12 +96,17 @@ def split(rows: Rows, test_share: float, seed: int) -> tuple[Rows, Rows]:
     add-or-remove-one neighbouring asks (a draw by position would shift all that follow), and equal records never stand
     on both sides.
     """
-    held_out = rows.held_out
-    if held_out is None:
-        sides = [_fraction(record, seed) < test_share for record in record_bytes(rows)]
-        held_out = torch.tensor(sides, dtype=torch.bool)  # (n,)
+    test = held_out(rows, test_share, seed)
     plain = Rows(fields=rows.fields)
-    return plain.take(~held_out), plain.take(held_out)
+    return plain.take(~test), plain.take(test)
+
+
+def held_out(rows: Rows, test_share: float, seed: int) -> Tensor:
+    """Which records `split` holds out: (n,) bool."""
+    if rows.held_out is not None:
+        return rows.held_out
+    sides = [_fraction(record, seed) < test_share for record in record_bytes(rows)]
+    return torch.tensor(sides, dtype=torch.bool)  # (n,)
 
 
 def record_bytes(rows: Rows) -> Iterator[bytes]:

@@ -23,6 +23,7 @@ class SiteInfo:
     declared_rows:   public, rough number of training records; never taken from the data while a run goes on
     simulation_seed: seeds every draw of the site, noise included; None outside simulations and tests
     agreed_plan:     hash of the one plan that the site's engineer allows; None trusts the plan that the server sends
+    rows_memory_bytes: a sealed data set larger than this is read batch by batch; None: a quarter of the free memory
     plan:            the run's plan; simulations read from it how a pool of records becomes sites
     """
 
@@ -33,12 +34,13 @@ class SiteInfo:
     declared_rows: int | None = None
     simulation_seed: int | None = None
     agreed_plan: str | None = None
+    rows_memory_bytes: int | None = None
     plan: Plan = field(default_factory=Plan)
 
     @staticmethod
     def from_node_config(config: Mapping[str, Scalar], plan: Plan) -> SiteInfo:
         """Reads `--node-config`: site-name, partition-id, num-partitions, data-folder, declared-rows, plan-hash,
-        simulation-seed.
+        simulation-seed, rows-memory-mib.
 
         Raises:
             DataInvalid: a number is not one or is negative, or partition-id is not below num-partitions.
@@ -60,6 +62,7 @@ class SiteInfo:
             declared_rows=declared or None,
             simulation_seed=seed if seed >= 0 else None,
             agreed_plan=str(config["plan-hash"]) if "plan-hash" in config else None,
+            rows_memory_bytes=_whole(config, "rows-memory-mib", 0) * 1024 * 1024 or None,
             plan=plan,
         )
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -15,9 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clients.app import client_app
+from clients.data import DataSet
 from clients.model_check import refuse_unsupported_model
 from clients.site import Site
 from federation.contradictions import refuse_contradictions
+from federation.evaluation import metric_sums
 from federation.layout import Layout
 from federation.plan import Plan, Scalar
 from federation.rows import Rows, concatenate, split
@@ -30,9 +33,9 @@ from server.records import Observer, RoundRecord, RunResult, SiteRecord
 from server.rounds import Setup
 from server.run_folder import RunFolder
 from simulations.engine import InProcessGrid
+from simulations.sealed_sites import sealed_records
 
 _SITES_KEPT = 256
-_CHUNK = 8192
 _LARGE_MODEL = 1_000_000
 
 
@@ -102,7 +105,12 @@ def simulate(task: Task, plan: Plan, sites: int | Sequence[Rows], options: Optio
         )
     if plan.is_private:
         refuse_unsupported_model(task.model())
-    federation = _Federation(task, plan, sites, options.data_folder)
+    with TemporaryDirectory(prefix="fedseal-") as vaults:
+        federation = _Federation(task, plan, sites, options.data_folder, Path(vaults))
+        return _run(federation, task, plan, options)
+
+
+def _run(federation: _Federation, task: Task, plan: Plan, options: Options) -> Result:
     folder = RunFolder(options.out, simulation_seed=plan.seed) if options.out else None
     keeper = _Keeper()
     setup = Setup(
@@ -111,7 +119,9 @@ def simulate(task: Task, plan: Plan, sites: int | Sequence[Rows], options: Optio
         observers=(*([folder] if folder else []), *options.observers, keeper),
         judge=federation.judge,
     )
-    grid = InProcessGrid(client_app(federation.site), sites, federation.node_config, plan.flat(), options.workers)
+    grid = InProcessGrid(
+        client_app(federation.site), federation.count, federation.node_config, plan.flat(), options.workers
+    )
     context = Context(run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config=plan.flat())
     with _torch_threads(federation.parameters):
         server_app(lambda _: setup)(grid, context)
@@ -132,17 +142,24 @@ def _torch_threads(parameters: int) -> Iterator[None]:
 
 
 class _Federation:
-    """All sites of a simulation: who they are, what they declare, and their pooled held-out records."""
+    """All sites of a simulation: who they are, what they declare, their sealed records, and pooled held-out ones.
 
-    def __init__(self, task: Task, plan: Plan, sites: int, data_folder: Path | None) -> None:
+    vaults: a folder for the sites' sealed records, whose keys are only here
+    """
+
+    def __init__(self, task: Task, plan: Plan, sites: int, data_folder: Path | None, vaults: Path) -> None:
         self._task = task
         self._plan = plan
-        self._count = sites
+        self.count = sites
         self._data_folder = data_folder
         self._declared = [0] * sites
+        self._data: list[DataSet] = []
         held_out: list[Rows] = []
         for index in range(sites):
-            train, test = split(task.rows(self._info(index)), plan.data.test_share, plan.seed)
+            info = self._info(index)
+            rows = task.rows(info)
+            self._data.append(sealed_records(vaults, info.name, rows))
+            train, test = split(rows, plan.data.test_share, plan.seed)
             self._declared[index] = public_size(len(train))
             if len(test):
                 held_out.append(test)
@@ -158,34 +175,28 @@ class _Federation:
         """What the engineer of this site would have written."""
         folder = {"data-folder": str(self._data_folder)} if self._data_folder else {}
         return {
-            "site-name": f"site-{index:0{len(str(self._count - 1))}d}",
+            "site-name": f"site-{index:0{len(str(self.count - 1))}d}",
             "partition-id": index,
-            "num-partitions": self._count,
+            "num-partitions": self.count,
             "declared-rows": self._declared[index],
             "simulation-seed": self._plan.seed,
             **folder,
         }
 
     def site(self, context: Context) -> Site:
-        """The site that answers for a node; its rows stay in memory while it is among the last few hundred asked."""
+        """The site that answers for a node; its sealed records are opened for each round and dropped after it."""
         return self._site(int(context.node_config["partition-id"]))
 
     def judge(self, vector: NDArray[np.float32]) -> Mapping[str, float]:
         """Figures of a model vector on the pooled held-out records: simulation only."""
         self._layout.load(self._model, vector)
-        self._model.eval()
-        sums: dict[str, Tensor] = {}
-        with torch.no_grad():
-            for chunk in torch.arange(len(self._held_out)).split(_CHUNK):
-                part = self._task.metrics(self._model, self._held_out.take(chunk))
-                sums = {name: tensor + sums.get(name, 0) for name, tensor in part.items()}
-        return self._task.figures(sums)
+        return self._task.figures(metric_sums(self._task, self._model.eval(), self._held_out))
 
     def _info(self, index: int) -> SiteInfo:
         return SiteInfo.from_node_config(self.node_config(index), self._plan)
 
     def _made(self, index: int) -> Site:
-        return Site(task=self._task, info=self._info(index), plan=self._plan)
+        return Site(task=self._task, info=self._info(index), plan=self._plan, data=self._data[index])
 
 
 def public_size(records: int) -> int:
