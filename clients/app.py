@@ -12,6 +12,8 @@ from functools import lru_cache
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from clients.data import DataSet
+from clients.kept_model import model_keeper
 from clients.site import MODELS, Site
 from federation.layout import Layout
 from federation.messages import read_history, read_order, write_evaluation, write_history, write_refusal, write_report
@@ -19,7 +21,10 @@ from federation.orders import Order, Refusal
 from federation.reading import read_plan
 from federation.site_info import SiteInfo
 from federation.task import load_task
-from privacy.errors import DataInvalid, FedSealError
+from privacy.errors import DataInvalid, FedSealError, KeyRefused, ObjectDamaged, ObjectMissing, StorageFailed
+from privacy.passphrases import from_file, nobody_to_ask
+from privacy.process import forbid_core_dumps
+from privacy.safe import Safe
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,9 +52,9 @@ def client_app(site_of: Callable[[Context], Site], log: logging.Logger = _LOG) -
             name = site.info.name
             order = read_order(message.content, Layout.of(MODELS.of(site.task, site.plan)))
             content = answer(site, order)
-        except DataInvalid as error:
-            # It names the site's own files and columns, which the server need not know.
-            log.warning("refused site=%s error=DataInvalid reason=%s", name, error)
+        except (DataInvalid, KeyRefused, ObjectDamaged, ObjectMissing, StorageFailed) as error:
+            # They name the site's own files, columns and keys, which the server need not know.
+            log.warning("refused site=%s error=%s reason=%s", name, type(error).__name__, error)
             reason = "the site's records can't be used; the details are in the site's own log"
             content = write_refusal(Refusal(site=name, error="DataInvalid", reason=reason))
         except FedSealError as error:
@@ -74,12 +79,24 @@ def site_from_context(context: Context) -> Site:
 
 @lru_cache(maxsize=64)
 def _site(plan_items: tuple[tuple[str, object], ...], node_items: tuple[tuple[str, object], ...]) -> Site:
+    forbid_core_dumps()
     plan = read_plan(dict(plan_items))  # type: ignore[arg-type]
-    return Site(
-        task=load_task(plan.task),
-        info=SiteInfo.from_node_config(dict(node_items), plan),  # type: ignore[arg-type]
-        plan=plan,
-    )
+    info = SiteInfo.from_node_config(dict(node_items), plan)  # type: ignore[arg-type]
+    safe = unlocked(info)
+    data = DataSet.open(safe.vault, info.data_set) if safe is not None and info.data_set is not None else None
+    return Site(task=load_task(plan.task), info=info, plan=plan, data=data, keep=model_keeper(safe))
+
+
+def unlocked(info: SiteInfo) -> Safe | None:
+    """The site's safe; None where the node config names none, and the task reads its own files.
+
+    Raises:
+        KeyRefused: it does not unlock.
+    """
+    if info.safe_folder is None:
+        return None
+    where = from_file(info.passphrase_file) if info.passphrase_file else nobody_to_ask
+    return Safe.unlock(info.safe_folder, where)
 
 
 app = client_app(site_from_context, logging.getLogger("flwr.fedseal"))  # Flower shows what is below its own logger

@@ -126,6 +126,16 @@ class DataSet(torch.utils.data.Dataset[dict[str, Tensor]]):
         return torch.tensor(self.facts.shards).cumsum(0)
 
 
+def data_sets(vault: Vault) -> list[tuple[Facts, int]]:
+    """Every data set's facts, and the size of its sealed files in bytes. Raises as `DataSet.open`."""
+    found = []
+    for label in vault.list("data-set"):
+        facts = DataSet.open(vault, label.name).facts
+        labels = [label, *(rows_label(label.name, number) for number in range(len(facts.shards)))]
+        found.append((facts, sum(vault.sealed_bytes(each) for each in labels)))
+    return found
+
+
 def facts_label(name: str) -> Label:
     """Where the facts of a data set lie."""
     return Label("data-set", name)

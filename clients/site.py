@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clients.data import DataSet
+from clients.kept_model import Keep, keep_nothing
 from clients.model_check import refuse_dependent_losses, refuse_unsupported_model
 from clients.records import Records
 from clients.training import Protection, Settings, refuse_mixing_layers, train_privately, train_without_privacy
@@ -70,12 +71,17 @@ MODELS = Models()
 
 @dataclass(slots=True, kw_only=True)
 class Site:
-    """A site of one run: what it trains, who it is, and the run's plan."""
+    """A site of one run: what it trains, who it is, and the run's plan.
+
+    data: its sealed records; None where the task reads its own
+    keep: is handed each order's model before it is trained further
+    """
 
     task: Task
     info: SiteInfo
     plan: Plan
     data: DataSet | None = None
+    keep: Keep = keep_nothing
     _records: Records = field(init=False)
 
     def __post_init__(self) -> None:
@@ -93,6 +99,7 @@ class Site:
         model = self._model(order)
         mechanism = self._priced(model, history)
         remember(after(history, order.address.round, mechanism))
+        self.keep(order, Layout.of(model), self.plan)
         try:
             update = self._trained(model, order, mechanism) - order.vector  # (P,)
         except Exception:

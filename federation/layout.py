@@ -52,6 +52,10 @@ class Layout:
             for tensor, part in zip(travelling_tensors(model).values(), self.parts(vector), strict=True):
                 tensor.copy_(torch.tensor(part))
 
+    def named(self, vector: NDArray[np.float32]) -> dict[str, Tensor]:
+        """The vector's tensors by name, as views of it."""
+        return {name: torch.from_numpy(part) for name, part in zip(self.names, self.parts(vector), strict=True)}
+
     def parts(self, vector: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Views of the vector, one for each tensor, in the layout's order and shapes."""
         sizes = [int(np.prod(shape)) for shape in self.shapes]

@@ -19,7 +19,10 @@ class SiteInfo:
 
     name:            what people call the site
     index, count:    its place among the sites of a simulation; 0 of 1 for a site that stands alone
-    data_folder:     where its records lie, if it has a folder
+    data_folder:     where a task that reads its own files finds them; sealed records are not read from there
+    safe_folder:     the site's safe, as `fedseal site init` made it
+    data_set:        the sealed data set in it that is trained on; goes with safe_folder
+    passphrase_file: holds the safe's passphrase, for a safe that is locked by one; readable by its owner only
     declared_rows:   public, rough number of training records; never taken from the data while a run goes on
     simulation_seed: seeds every draw of the site, noise included; None outside simulations and tests
     agreed_plan:     hash of the one plan that the site's engineer allows; None trusts the plan that the server sends
@@ -31,6 +34,9 @@ class SiteInfo:
     index: int = 0
     count: int = 1
     data_folder: Path | None = None
+    safe_folder: Path | None = None
+    data_set: str | None = None
+    passphrase_file: Path | None = None
     declared_rows: int | None = None
     simulation_seed: int | None = None
     agreed_plan: str | None = None
@@ -39,11 +45,12 @@ class SiteInfo:
 
     @staticmethod
     def from_node_config(config: Mapping[str, Scalar], plan: Plan) -> SiteInfo:
-        """Reads `--node-config`: site-name, partition-id, num-partitions, data-folder, declared-rows, plan-hash,
-        simulation-seed, rows-memory-mib.
+        """Reads `--node-config`: site-name, partition-id, num-partitions, data-folder, safe, data-set,
+        passphrase-file, declared-rows, plan-hash, simulation-seed, rows-memory-mib.
 
         Raises:
-            DataInvalid: a number is not one or is negative, or partition-id is not below num-partitions.
+            DataInvalid: a number is not one or is negative, partition-id is not below num-partitions, or only one of
+                safe and data-set is there.
         """
         index = _whole(config, "partition-id", 0)
         count = _whole(config, "num-partitions", 1)
@@ -53,18 +60,26 @@ class SiteInfo:
             raise DataInvalid(f"node config: declared-rows is {declared}, but no site holds fewer than no records")
         if not 0 <= index < count:
             raise DataInvalid(f"node config: partition-id {index} is not below num-partitions {count}")
-        folder = config.get("data-folder")
+        if ("safe" in config) != ("data-set" in config):
+            raise DataInvalid("node config: safe and data-set go together: name the site's safe and a data set in it")
         return SiteInfo(
             name=str(config.get("site-name", f"site-{index}")),
             index=index,
             count=count,
-            data_folder=Path(str(folder)) if folder is not None else None,
+            data_folder=_path(config, "data-folder"),
+            safe_folder=_path(config, "safe"),
+            data_set=str(config["data-set"]) if "data-set" in config else None,
+            passphrase_file=_path(config, "passphrase-file"),
             declared_rows=declared or None,
             simulation_seed=seed if seed >= 0 else None,
             agreed_plan=str(config["plan-hash"]) if "plan-hash" in config else None,
             rows_memory_bytes=_whole(config, "rows-memory-mib", 0) * 1024 * 1024 or None,
             plan=plan,
         )
+
+
+def _path(config: Mapping[str, Scalar], key: str) -> Path | None:
+    return Path(str(config[key])) if key in config else None
 
 
 def _whole(config: Mapping[str, Scalar], key: str, default: int) -> int:

@@ -25,6 +25,7 @@ from cryptography.utils import Buffer
 from privacy.errors import StorageBusy, StorageFailed
 
 _DRAFT = ".draft"
+LOCK = ".lock"
 
 _REMEDIES = {
     errno.ENOSPC: "the disk is full: make room and try again",
@@ -139,7 +140,7 @@ def locked(folder: Path) -> Iterator[None]:
         StorageBusy: another process holds it.
     """
     with _told(folder):
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

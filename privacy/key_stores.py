@@ -24,9 +24,9 @@ from privacy.secret import Secret
 _PASSPHRASE_BLOB = b"passphrase\x01"
 _KEY_FILE_BLOB = b"key-file\x01\x00\x00"
 _KEY_FILE_WORD = "fedseal-key-1"
+_LARGEST_SECRET_FILE_BYTES = 64 * 1024
 _COSTS = struct.Struct(">IIB16s")
 _LARGEST_MEMORY_KIB, _MOST_ITERATIONS, _MOST_LANES = 4 * 1024 * 1024, 64, 16
-FEWEST_CHARACTERS = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,14 +111,25 @@ class KeyFileStore:
             raise WrongKeyFile(f"{self._path} is another key file, or the keyring was changed") from None
 
 
-def _read_key_file(path: Path) -> Secret:
+def read_private_file(path: Path, what: str) -> bytes:
+    """The content (64 KiB at most) of a file that holds a secret and that only its owner may read.
+
+    Raises:
+        KeyFileInvalid: it can't be read, or others may read it.
+    """
     try:
         mode = path.stat().st_mode
-        content = path.read_bytes()[:1024]
+        with path.open("rb") as stream:
+            content = stream.read(_LARGEST_SECRET_FILE_BYTES)
     except OSError as error:
-        raise KeyFileInvalid(f"key file {path} can't be read: {error.strerror}") from None
+        raise KeyFileInvalid(f"{what} {path} can't be read: {error.strerror}") from None
     if stat.S_IMODE(mode) & 0o077:
-        raise KeyFileInvalid(f"key file {path} can be read by others: chmod 600 it, and think of it as seen")
+        raise KeyFileInvalid(f"{what} {path} can be read by others: chmod 600 it, and think of its content as seen")
+    return content
+
+
+def _read_key_file(path: Path) -> Secret:
+    content = read_private_file(path, "key file")
     word, _, text = content.decode("ascii", "replace").strip().partition(" ")
     try:
         key = base64.b64decode(text, validate=True)

@@ -3,7 +3,7 @@
     safe.toml       whose it is and how it is unlocked; no secret
     keyring-1       epoch keys, locked by the key store; each change of the lock writes the next number
     identity.json   the public half of the owner's identity
-    vault/          sealed objects, the private half among them
+    objects/        the vault: sealed objects, the private half among them
 
 The folder appears whole or not at all, and every change is made under its lock.
 """
@@ -28,7 +28,7 @@ from privacy.secret import Secret
 from privacy.unlocking import KeyFileSettings, KeySettings, open_store
 from privacy.vault import Label, Vault, is_name
 
-_SETTINGS, _KEYRINGS, _IDENTITY, _VAULT = "safe.toml", "keyring-", "identity.json", "vault"
+_SETTINGS, _KEYRINGS, _IDENTITY, _VAULT = "safe.toml", "keyring-", "identity.json", "objects"
 
 
 class _SafeSettings(BaseModel):
@@ -102,7 +102,8 @@ class Safe:
     @staticmethod
     def throw_away(folder: Path, name: str) -> Safe:
         """A safe whose keys die with this process: what it leaves in the folder nobody can read."""
-        return Safe(folder, name, Vault(folder / _VAULT, KeyRing.throw_away(name), files.writing))
+        files.make_folder(folder)
+        return Safe(folder, name, Vault(folder, KeyRing.throw_away(name), files.writing))
 
     @contextmanager
     def changing(self) -> Iterator[Vault]:

@@ -29,6 +29,7 @@ from privacy.sealing import SealBroken, SealedRange, Sealer, context, plain_leng
 _MAGIC = b"FEDSEAL\x01"
 _HEAD_BYTES = len(_MAGIC) + 4
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
+_FILE = re.compile(rf"(?P<kind>[a-z-]+)\.(?P<name>{_NAME.pattern})\.(?P<version>0|[1-9][0-9]{{0,8}})")
 _DATA_KINDS = frozenset({"data-set", "rows"})
 _KINDS = _DATA_KINDS | {"model", "identity"}
 
@@ -54,6 +55,14 @@ class Label:
         return f"data/{self.name}" if self.kind in _DATA_KINDS else self.kind
 
 
+def _label(file_name: str) -> Label | None:
+    """The object that a file of that name is; None for what is no object, a draft for example."""
+    found = _FILE.fullmatch(file_name)
+    if found is None or found["kind"] not in _KINDS:
+        return None
+    return Label(found["kind"], found["name"], int(found["version"]))
+
+
 def is_name(text: str) -> bool:
     """Whether an object can have that name: lower-case letters, digits, dots, hyphens, underscores; 100 at most."""
     return _NAME.fullmatch(text) is not None
@@ -76,9 +85,8 @@ class Vault:
             StorageFailed: the disk refused.
         """
         epoch = self.keyring.current(label.scope)
-        path = self._path(label)
-        files.make_folder(path.parent)
-        with self._writing(path) as draft:
+        files.make_folder(self.folder)
+        with self._writing(self._path(label)) as draft:
             draft.write(_MAGIC + epoch.to_bytes(4, "big"))
             sealer = Sealer(self.keyring.key(epoch), self._about(label), draft.write)
             yield sealer
@@ -123,11 +131,10 @@ class Vault:
 
     def list(self, kind: str | None = None) -> list[Label]:
         """The objects that are there, sorted; whether they open is not asked."""
-        found = []
-        for path in self.folder.glob(f"{kind or '*'}/*/*"):
-            if path.name.isdecimal() and path.parent.parent.name in _KINDS:
-                found.append(Label(path.parent.parent.name, path.parent.name, int(path.name)))
-        return sorted(found)
+        if not self.folder.is_dir():
+            return []
+        found = [_label(name) for name in os.listdir(self.folder)]
+        return sorted(label for label in found if label is not None and kind in (None, label.kind))
 
     def sealed_bytes(self, label: Label) -> int:
         """The size of the object's file."""
@@ -155,7 +162,7 @@ class Vault:
         self.seal(label, [self.open(label)])
 
     def _path(self, label: Label) -> Path:
-        return self.folder / label.kind / label.name / str(label.version)
+        return self.folder / f"{label.kind}.{label.name}.{label.version}"
 
     def _about(self, label: Label) -> bytes:
         return context(

@@ -1,6 +1,7 @@
 """Flower's ServerApp: reads the plan from the run config and runs its rounds.
 
-`app` is what Flower loads in deployments. It writes the run into `$FEDSEAL_RUNS`, or `runs/` of the working directory.
+`app` is what Flower loads in deployments. It writes the run into `$FEDSEAL_RUNS`, or `runs/` of the working directory,
+its models sealed by the key file `$FEDSEAL_KEY_FILE`.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from flwr.serverapp import Grid, ServerApp
 from federation.plan import Plan
 from federation.reading import read_plan
 from federation.task import load_task
+from privacy.errors import RunFailed
+from privacy.process import forbid_core_dumps
 from server.records import Observer, RoundRecord, RunResult
 from server.rounds import Setup, run_rounds
 from server.run_folder import RunFolder
@@ -36,8 +39,15 @@ def server_app(setup_of: Callable[[Context], Setup]) -> ServerApp:
 
 def setup_from_context(context: Context) -> Setup:
     """The run that Flower's run config describes."""
+    forbid_core_dumps()
     plan = read_plan(context.run_config)
-    folder = RunFolder(Path(os.environ.get("FEDSEAL_RUNS", "runs")), simulation_seed=None)
+    key_file = os.environ.get("FEDSEAL_KEY_FILE")
+    if not key_file:
+        raise RunFailed(
+            "this server has no key for the models that it keeps: make one with `fedseal key new FILE`, on another "
+            "volume than the runs, and start the server with FEDSEAL_KEY_FILE=FILE"
+        )
+    folder = RunFolder(Path(os.environ.get("FEDSEAL_RUNS", "runs")), simulation_seed=None, key_file=Path(key_file))
     return Setup(task=load_task(plan.task), plan=plan, observers=(folder, LogLines()))
 
 

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from federation.layout import Layout
 from federation.plan import Plan
+from server.optimizers import ServerState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +96,9 @@ class RunResult:
         """The rounds as flat rows: `pandas.DataFrame(result.rows())`."""
         return [record.flat() for record in self.rounds]
 
-    def tensors(self) -> dict[str, NDArray[np.float32]]:
-        """The model's named tensors, as `model.safetensors` holds them."""
-        return dict(zip(self.layout.names, self.layout.parts(self.vector), strict=True))
+    def tensors(self) -> dict[str, Tensor]:
+        """The model's named tensors, as views of the vector."""
+        return self.layout.named(self.vector)
 
 
 class Observer:
@@ -107,6 +109,9 @@ class Observer:
 
     def reply_arrived(self, round_number: int, done: int, cohort: int) -> None:
         """One more reply of this round came in."""
+
+    def model_advanced(self, round_number: int, layout: Layout, state: ServerState) -> None:
+        """A round's reports became the next model."""
 
     def round_finished(self, record: RoundRecord) -> None:
         """A round is over."""

@@ -139,6 +139,8 @@ class _Run:
         self._train(number, asked, tally)
         if len(tally.answered) >= self._plan.cohort.quorum:
             self._state = advance(self._state, tally.total.result(), self._plan.aggregation)
+            for observer in self._setup.observers:
+                observer.model_advanced(number, self._layout, self._state)
         trained = time.perf_counter()
         figures, source = self._figures(number, asked, tally)
         record = RoundRecord(

@@ -1,6 +1,7 @@
-"""What a run writes: `run.json`, `rounds.jsonl`, `model.safetensors` and `report.html` in one folder of its own.
+"""What a run writes: `run.json`, `rounds.jsonl`, `report.html` and a sealed `vault/` in one folder of its own.
 
-Rounds are appended as they end, so a killed run leaves every round that it finished.
+Rounds are appended as they end, so a killed run leaves every round that it finished. Models are written sealed, in
+`vault/`; `model.safetensors` is written in the clear only where the run was asked to export it.
 """
 
 from __future__ import annotations
@@ -10,27 +11,45 @@ import math
 from datetime import UTC, datetime
 from pathlib import Path
 
-from safetensors.numpy import save_file
+import torch
 
+from federation.checkpoints import Checkpoint, keep, notes_of
+from federation.layout import Layout
 from federation.machine import machine, versions
+from federation.model_files import write_safetensors
 from federation.plan import Plan
 from federation.promise import round_mechanism
 from privacy.accountant import accountant_name
+from privacy.passphrases import nobody_to_ask
 from privacy.report import write_report
+from privacy.safe import Safe
+from privacy.unlocking import KeyFileSettings
+from server.optimizers import ServerState
 from server.records import Observer, RoundRecord, RunResult
 
 
 class RunFolder(Observer):
-    """Writes a run into `parent/<time>-<name>/`, with `parent/latest` pointing there."""
+    """Writes a run into `parent/<time>-<name>/`, with `parent/latest` pointing there.
 
-    def __init__(self, parent: Path, *, simulation_seed: int | None) -> None:
+    key_file: what locks the run's models; None throws the key away with this process, so that nobody opens them again
+    export:   whether the last model is also written in the clear, as model.safetensors
+    """
+
+    def __init__(
+        self, parent: Path, *, simulation_seed: int | None, key_file: Path | None = None, export: bool = False
+    ) -> None:
         self._parent = parent
         self._simulation_seed = simulation_seed
+        self._key_file = key_file
+        self._export = export
         self._facts: dict[str, object] = {}
+        self._plan, self._run = Plan(), ""
+        self._safe: Safe | None = None
         self.path = parent
 
     def run_started(self, run: str, plan: Plan, nodes: int) -> None:
         started = datetime.now(UTC)
+        key_file = KeyFileSettings(path=self._key_file.resolve()) if self._key_file else None
         self.path = _fresh_folder(self._parent, f"{started:%Y%m%d-%H%M%S}-{plan.name}")
         _point_latest(self._parent, self.path)
         self._facts = {
@@ -44,8 +63,30 @@ class RunFolder(Observer):
             "seeds": {"plan": plan.seed, "simulation": self._simulation_seed},
             "accountant": accountant_name() if plan.is_private else None,
             "mechanism_of_a_round": round_mechanism(plan).facts() if plan.is_private else None,
+            "models": {
+                "sealed_in": "vault",
+                "locked_by": "key file" if key_file else "a key that was thrown away",
+                "exported_in_the_clear": "model.safetensors" if self._export else None,
+            },
         }
+        self._plan, self._run = plan, run
         self._write_facts()
+        vault = self.path / "vault"
+        if key_file is None:
+            self._safe = Safe.throw_away(vault, plan.name)
+        else:
+            self._safe = Safe.create(vault, plan.name, key_file, nobody_to_ask)
+
+    def model_advanced(self, round_number: int, layout: Layout, state: ServerState) -> None:
+        assert self._safe is not None, "a run starts before its model advances"
+        moments = {"vector": state.vector, "first": state.first, "second": state.second}
+        checkpoint = Checkpoint(
+            model=layout.named(state.average),
+            state={name: torch.from_numpy(vector) for name, vector in moments.items()},
+            notes=notes_of(self._plan, self._run, round_number),
+        )
+        with self._safe.changing() as vault:
+            keep(vault, self._safe.name, round_number, checkpoint)
 
     def round_finished(self, record: RoundRecord) -> None:
         with (self.path / "rounds.jsonl").open("a", encoding="utf-8") as lines:
@@ -68,7 +109,9 @@ class RunFolder(Observer):
             ],
         }
         self._write_facts()
-        save_file(result.tensors(), self.path / "model.safetensors")
+        if self._export:
+            notes = notes_of(self._plan, self._run, len(result.rounds))
+            write_safetensors(self.path / "model.safetensors", result.tensors(), notes)
         write_report(self.path)
 
     def _write_facts(self) -> None:

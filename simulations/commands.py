@@ -32,6 +32,8 @@ class _Where:
     data: Path | None
     workers: int
     out: Path
+    key_file: Path | None
+    export: bool
     quiet: bool
 
 
@@ -51,12 +53,25 @@ def simulate(
     data: Annotated[Path | None, typer.Option(help="Folder that the task's sites read.")] = None,
     out: Annotated[Path, typer.Option(help="Folder in which the run's own folder is made.")] = Path("runs"),
     workers: Annotated[int, typer.Option(min=1, help="Sites that train at the same time, in threads.")] = 1,
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="Keep the models openable: seal them with this key file; `fedseal key new FILE` makes one."),
+    ] = None,
+    export: Annotated[
+        bool | None,
+        typer.Option(
+            "--export/--no-export",
+            help="Write the last model in the clear as model.safetensors. Default: only without --key-file, because "
+            "the key is then thrown away and nothing else would be left.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run's facts as JSON and nothing else.")] = False,
 ) -> None:
     """Run a private federation on this machine, through the same apps as a deployment.
 
     Prints a line a round (sites that answered, accuracy, epsilon spent: smallest, median, largest site), a table of
-    sites, and the folder that holds run.json, rounds.jsonl, model.safetensors and report.html.
+    sites, and the folder that holds run.json, rounds.jsonl, report.html and the sealed models. Sites train from sealed
+    records; models are sealed too, and model.safetensors is the one file that is exported in the clear.
 
     The noise comes from a seed, so that runs repeat: a simulation rehearses protection, it protects nobody.
     """
@@ -70,7 +85,8 @@ def simulate(
         if chosen.needs_data and data is None:
             raise DataInvalid(f"scenario {chosen.name!r} reads its records from a folder: add --data DIR")
     _override(flat, read_overrides(changes or []), rounds, seed)
-    where = _Where(data=data, workers=workers, out=out, quiet=as_json)
+    exports = key_file is None if export is None else export
+    where = _Where(data=data, workers=workers, out=out, key_file=key_file, export=exports, quiet=as_json)
     result = _run(app, flat, sites or count, where)
     if as_json:
         assert result.folder is not None
@@ -134,7 +150,14 @@ def _run(app: Path | None, flat: dict[str, Scalar], sites: int, where: _Where) -
         console.print(line, highlight=False)
     console.print()
     progress = LiveProgress(console)
-    options = Options(data_folder=where.data, workers=where.workers, out=where.out, observers=(progress,))
+    options = Options(
+        data_folder=where.data,
+        workers=where.workers,
+        out=where.out,
+        key_file=where.key_file,
+        export=where.export,
+        observers=(progress,),
+    )
     try:
         result = run_simulation(load_task(plan.task, app), plan, sites, options)
     finally:
@@ -144,4 +167,12 @@ def _run(app: Path | None, flat: dict[str, Scalar], sites: int, where: _Where) -
     if any(record.seeded for record in result.rounds) and plan.is_private:
         console.print("noise came from the seed, so that the run repeats: a rehearsal, no protection", style="dim")
     console.print(f"written to [bold]{escape(str(result.folder))}[/]: open report.html there", highlight=False)
+    _say_what_is_readable(console, where)
     return result
+
+
+def _say_what_is_readable(console: Console, where: _Where) -> None:
+    key = "its key is gone with this process" if where.key_file is None else f"locked by {where.key_file}"
+    console.print(f"models are sealed in vault/ ({escape(key)})", highlight=False)
+    if where.export:
+        console.print("exported in the clear, on purpose: [bold]model.safetensors[/]", highlight=False)

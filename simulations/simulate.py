@@ -74,12 +74,16 @@ class Options:
     data_folder: what the task's sites read
     workers:     sites that train at once, in threads
     out:         the folder that run folders are made in; None writes nothing
+    key_file:    what locks the run's models; None throws the key away with the process
+    export:      whether the last model is also written in the clear
     observers:   who watches the run
     """
 
     data_folder: Path | None = None
     workers: int = 1
     out: Path | None = None
+    key_file: Path | None = None
+    export: bool = False
     observers: Sequence[Observer] = ()
 
 
@@ -111,7 +115,9 @@ def simulate(task: Task, plan: Plan, sites: int | Sequence[Rows], options: Optio
 
 
 def _run(federation: _Federation, task: Task, plan: Plan, options: Options) -> Result:
-    folder = RunFolder(options.out, simulation_seed=plan.seed) if options.out else None
+    folder = None
+    if options.out:
+        folder = RunFolder(options.out, simulation_seed=plan.seed, key_file=options.key_file, export=options.export)
     keeper = _Keeper()
     setup = Setup(
         task=task,
@@ -119,9 +125,8 @@ def _run(federation: _Federation, task: Task, plan: Plan, options: Options) -> R
         observers=(*([folder] if folder else []), *options.observers, keeper),
         judge=federation.judge,
     )
-    grid = InProcessGrid(
-        client_app(federation.site), federation.count, federation.node_config, plan.flat(), options.workers
-    )
+    app = client_app(federation.site)
+    grid = InProcessGrid(app, federation.count, federation.node_config, plan.flat(), options.workers)
     context = Context(run_id=grid.run.run_id, node_id=0, node_config={}, state=RecordDict(), run_config=plan.flat())
     with _torch_threads(federation.parameters):
         server_app(lambda _: setup)(grid, context)

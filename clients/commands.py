@@ -1,0 +1,236 @@
+"""Commands of a site's engineer: `fedseal site init`, `import`, `data`, `rekey`, `shred`, `verify`, `backup`, `restore`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from clients.site_options import (
+    KeyFileOption,
+    KeysOption,
+    PassphraseDescriptor,
+    SiteOption,
+    lock_settings,
+    new_passphrase,
+    present_passphrase,
+    site_folder,
+    unlocked,
+)
+from privacy.errors import DataInvalid, FedSealError
+from privacy.safe import Safe
+
+site_commands = typer.Typer(help="Keep a site's records, models and keys, sealed.", no_args_is_help=True)
+
+
+class OnBadRow(StrEnum):
+    """What an import does with a row that has a bad cell."""
+
+    REFUSE = "refuse"
+    SKIP = "skip"
+
+
+@site_commands.command()
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to make: the site's safe.")],
+    name: Annotated[str | None, typer.Option(help="The site's name; else the folder's.")] = None,
+    key_file: KeyFileOption = None,
+    keys: KeysOption = None,
+    passphrase_fd: PassphraseDescriptor = None,
+) -> None:
+    """Make a site: its identity, its keyring, and a vault for its records and models.
+
+    Asks for a passphrase twice, unless --key-file, --keys or --passphrase-fd says otherwise. Without the passphrase or
+    key nobody opens the site again, its owner neither.
+    """
+    safe = Safe.create(
+        folder, name or folder.resolve().name.lower(), lock_settings(key_file, keys), new_passphrase(passphrase_fd)
+    )
+    console = _console()
+    console.print(f"made site [bold]{escape(safe.name)}[/] in {escape(str(folder))}")
+    console.print(f"its identity's fingerprint: {safe.public_identity().fingerprint}")
+    console.print(f"\nnext:  fedseal site import TABLE --as NAME --label-column COLUMN --site {escape(str(folder))}")
+
+
+@site_commands.command("import")
+def import_(
+    table: Annotated[
+        Path, typer.Argument(help="CSV, Parquet, Arrow, .npz or safetensors file, or a folder of images.")
+    ],
+    name: Annotated[str, typer.Option("--as", metavar="NAME", help="Name of the new data set.")],
+    label_column: Annotated[str | None, typer.Option(help="Column to predict; else the task's schema says.")] = None,
+    unit_column: Annotated[
+        str | None, typer.Option(help="Column that says whose a row is (patient, customer); only a keyed hash is kept.")
+    ] = None,
+    id_column: Annotated[str | None, typer.Option(help="Column whose values must differ; not kept.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Input columns, a,b,c; else all others.")] = None,
+    app: Annotated[Path | None, typer.Option(metavar="DIR", help="App whose task has the schema to check by.")] = None,
+    on_bad_row: Annotated[OnBadRow, typer.Option(help="Refuse the table, or skip the row and list it.")] = OnBadRow.REFUSE,
+    site: SiteOption = None,
+    passphrase_fd: PassphraseDescriptor = None,
+) -> None:
+    """Check a table's rows and seal them as they are read; the table itself is left alone.
+
+    Row numbers are those of a spreadsheet: a CSV file's header is row 1. Cells are never shown.
+    """
+    from clients.importing import Import, import_table
+
+    safe = unlocked(site, passphrase_fd)
+    wanted = Import(
+        table=table,
+        name=name,
+        label=label_column,
+        unit=unit_column,
+        identifier=id_column,
+        columns=tuple(column.strip() for column in columns.split(",")) if columns else None,
+        app=app,
+        skip_bad_rows=on_bad_row is OnBadRow.SKIP,
+    )
+    console = _console()
+    with Progress(
+        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
+    ) as progress:
+        task = progress.add_task(f"sealing {escape(str(table))}")
+        facts, bad = import_table(
+            safe, wanted, lambda rows: progress.update(task, description=f"sealed {rows:,} rows of {escape(str(table))}")
+        )
+    units = f" of {facts.units:,} units" if facts.units is not None else ""
+    console.print(f"sealed {facts.records:,} rows{units} as [bold]{escape(facts.name)}[/]")
+    console.print(f"{len(facts.columns)} columns: {escape(', '.join(facts.columns))}; label: {facts.label or 'none'}")
+    console.print(f"fingerprint {facts.fingerprint}", soft_wrap=True)
+    if facts.skipped:
+        console.print(f"[yellow]skipped {facts.skipped:,} rows with a bad cell:[/]")
+        for line in bad.lines():
+            console.print(f"  {escape(line)}")
+    console.print(f"[dim]{escape(str(table))} still holds the rows in the clear: it is yours to keep or delete[/]")
+
+
+@site_commands.command()
+def data(site: SiteOption = None, passphrase_fd: PassphraseDescriptor = None) -> None:
+    """List the site's data sets: rows, units, columns, fingerprint, when they were imported, size."""
+    from clients.data import data_sets
+
+    safe = unlocked(site, passphrase_fd)
+    table = Table(title=f"data sets of {escape(safe.name)}")
+    for column in ("name", "rows", "units", "columns", "label", "fingerprint", "imported", "size"):
+        table.add_column(column, justify="right" if column in ("rows", "units", "columns", "size") else "left")
+    for facts, sealed_bytes in data_sets(safe.vault):
+        units = f"{facts.units:,}" if facts.units is not None else "as rows"
+        table.add_row(
+            facts.name,
+            f"{facts.records:,}",
+            units,
+            str(len(facts.columns)),
+            facts.label or "none",
+            facts.fingerprint[:16],
+            facts.imported,
+            decimal(sealed_bytes),
+        )
+    _console().print(table)
+
+
+@site_commands.command()
+def rekey(
+    key_file: KeyFileOption = None,
+    keys: KeysOption = None,
+    new_passphrase_fd: Annotated[
+        int | None, typer.Option(metavar="N", help="Read the new passphrase from file descriptor N.")
+    ] = None,
+    objects: Annotated[
+        bool, typer.Option("--objects", help="Also seal every object anew under new keys, and delete the old keys.")
+    ] = False,
+    site: SiteOption = None,
+    passphrase_fd: PassphraseDescriptor = None,
+) -> None:
+    """Change what unlocks a site: a new passphrase (asked twice), --key-file or --keys.
+
+    Whoever kept an old copy of the keyring and its passphrase can still read what was sealed before; --objects makes
+    sure that they read nothing that is written from now on.
+    """
+    safe = unlocked(site, passphrase_fd)
+    console = _console()
+    safe.lock_with(lock_settings(key_file, keys), new_passphrase(new_passphrase_fd))
+    console.print(f"{escape(safe.name)} has a new lock; the old one opens it no more")
+    if objects:
+        count = sum(1 for _ in safe.reseal())
+        console.print(f"sealed {count} objects anew; the old keys are gone")
+
+
+@site_commands.command()
+def shred(
+    name: Annotated[str, typer.Argument(help="The data set to make unreadable.")],
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    site: SiteOption = None,
+    passphrase_fd: PassphraseDescriptor = None,
+) -> None:
+    """Delete a data set's keys, then its files: what is left on the disk stays unreadable (crypto-shredding).
+
+    A backup that was made before still holds the keys: destroy it too.
+    """
+    from clients.data import DataSet
+
+    safe = unlocked(site, passphrase_fd)
+    facts = DataSet.open(safe.vault, name).facts
+    if not yes and not typer.confirm(f"Make the {facts.records:,} rows of {name!r} unreadable for ever?"):
+        raise DataInvalid("nothing was shredded")
+    with safe.changing() as vault:
+        vault.shred(f"data/{name}")
+    _console().print(f"shredded [bold]{escape(name)}[/]: its keys and files are gone; destroy backups that hold them")
+
+
+@site_commands.command()
+def verify(site: SiteOption = None, passphrase_fd: PassphraseDescriptor = None) -> None:
+    """Open and authenticate every sealed object; exits with 1 where one is damaged or missing."""
+    from clients.verifying import checked
+
+    safe = unlocked(site, passphrase_fd)
+    console = _console()
+    good = 0
+    bad = []
+    for found in checked(safe.vault):
+        if found.problem:
+            bad.append(found)
+            console.print(f"[red]bad[/]   {escape(str(found.label))}: {escape(found.problem)}")
+        else:
+            good += 1
+    if safe.identity().public() != safe.public_identity():
+        raise FedSealError(f"{safe.folder / 'identity.json'} is not the identity that is sealed in the safe")
+    if bad:
+        raise FedSealError(f"{len(bad)} of {good + len(bad)} sealed objects do not open: restore a backup")
+    console.print(f"[green]good[/]  all {good} sealed objects of {escape(safe.name)} open and are whole")
+
+
+@site_commands.command()
+def backup(
+    file: Annotated[Path, typer.Argument(help="New file, best on another machine.")], site: SiteOption = None
+) -> None:
+    """Copy the site, as sealed as it is, into one file; no passphrase is needed."""
+    from clients.backup import back_up
+
+    folder = site_folder(site)
+    size = back_up(folder, file)
+    _console().print(f"backed up {escape(str(folder))} to {escape(str(file))} ({decimal(size)}), sealed as it is")
+
+
+@site_commands.command()
+def restore(
+    file: Annotated[Path, typer.Argument(help="What `fedseal site backup` wrote.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder.")],
+    passphrase_fd: PassphraseDescriptor = None,
+) -> None:
+    """Unpack a backup into a new folder, once every object in it was opened."""
+    from clients.backup import restore as unpack
+
+    safe = unpack(file, folder, present_passphrase(folder, passphrase_fd))
+    _console().print(f"restored site [bold]{escape(safe.name)}[/] into {escape(str(folder))}: every object opens")
+
+
+def _console() -> Console:
+    return Console(highlight=False)

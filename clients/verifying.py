@@ -1,0 +1,58 @@
+"""Whether everything in a safe still opens: every object authenticated to its end, every data set whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from clients.data import DataSet, rows_label
+from privacy.errors import FedSealError, ObjectDamaged, ObjectMissing
+from privacy.vault import Label, Vault
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One object and what is wrong with it; empty where nothing is."""
+
+    label: Label
+    problem: str
+
+
+def checked(vault: Vault) -> Iterator[Checked]:
+    """Opens every object; a shard that a data set should have and has not is checked too, and found missing."""
+    there = set(vault.list())
+    expected = {label for label in there if label.kind == "data-set"}
+    for label in sorted(expected):
+        shards = _shards(vault, label)
+        expected |= shards
+    for label in sorted(there | expected):
+        yield Checked(label, _problem(vault, label))
+
+
+def refuse_damaged(vault: Vault) -> None:
+    """Passes a vault in which every object opens.
+
+    Raises:
+        ObjectDamaged: names those that don't.
+    """
+    bad = [f"{found.label}: {found.problem}" for found in checked(vault) if found.problem]
+    if bad:
+        raise ObjectDamaged(f"{len(bad)} sealed objects do not open: {'; '.join(bad)}")
+
+
+def _shards(vault: Vault, label: Label) -> set[Label]:
+    try:
+        facts = DataSet.open(vault, label.name).facts
+    except FedSealError:
+        return set()
+    return {rows_label(label.name, number) for number in range(len(facts.shards))}
+
+
+def _problem(vault: Vault, label: Label) -> str:
+    try:
+        vault.open(label)
+    except ObjectMissing:
+        return "it is missing"
+    except FedSealError as error:
+        return str(error)
+    return ""
