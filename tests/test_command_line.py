@@ -43,7 +43,13 @@ def test_demo_prints_a_row_for_every_site(demo: tuple[Path, str]) -> None:
 
 def test_demo_writes_what_it_promises(demo: tuple[Path, str]) -> None:
     run = demo[0] / "runs" / "latest"
-    assert {path.name for path in run.iterdir()} == {"run.json", "rounds.jsonl", "model.safetensors", "report.html"}
+    assert {path.name for path in run.iterdir()} == {
+        "run.json",
+        "rounds.jsonl",
+        "model.safetensors",
+        "report.html",
+        "vault",
+    }
     facts = json.loads((run / "run.json").read_text())
     assert {"plan", "plan_hash", "versions", "machine", "seeds", "totals", "sites", "ended"} <= facts.keys()
     assert len((run / "rounds.jsonl").read_text().splitlines()) == 4
@@ -81,7 +87,7 @@ def test_json_holds_the_run_and_nothing_else(tmp_path: Path) -> None:
         (["simulate", "--sites", "1"], "cohort.quorum is 2, but only 1 sites"),
         (["simulate", "nowhere"], "nowhere is no app"),
         (["plan", "check", "nowhere"], "nowhere is no app"),
-        (["bench", "nonsense"], "choose one of engine, utility"),
+        (["bench", "nonsense"], "choose one of engine, storage, utility"),
     ],
 )
 def test_refusals_are_one_line_that_says_what_to_do(arguments: list[str], says: str, tmp_path: Path) -> None:

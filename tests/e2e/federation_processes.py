@@ -25,6 +25,8 @@ from pathlib import Path
 import psutil
 from federation_certificates import write_certificates, write_node_key
 
+from privacy.key_stores import KeyFileStore
+
 _PROGRAMS = Path(sys.executable).parent
 _POLL_SECONDS = 0.1
 _START_SECONDS = 120.0
@@ -57,6 +59,11 @@ class FederationProcesses:
     @property
     def runs(self) -> Path:
         return self.folder / "runs"
+
+    @property
+    def key_file(self) -> Path:
+        """What locks the models that the server keeps."""
+        return self.folder / "keys" / "server.key"
 
     def __enter__(self) -> FederationProcesses:
         try:
@@ -103,6 +110,7 @@ class FederationProcesses:
 
     def _start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        KeyFileStore.create(self.key_file)
         self._port, *node_ports = _free_ports(1 + len(self.sites))
         write_certificates(self.folder)
         self._write_connection()
@@ -200,6 +208,7 @@ class FederationProcesses:
             "HOME": home,
             "FLWR_HOME": home,
             "FEDSEAL_RUNS": str(self.runs),
+            "FEDSEAL_KEY_FILE": str(self.key_file),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",

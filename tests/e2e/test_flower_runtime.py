@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 from federation_processes import FederationProcesses
-from safetensors.numpy import load_file
-from safetensors.torch import load_model
 from sklearn.datasets import load_wine
 
+from federation.model_files import read_model
 from federation.new_app import write_app
 from federation.reading import app_config, read_plan
 from federation.rows import split
 from federation.site_info import SiteInfo
 from federation.task import load_task
+from privacy.passphrases import nobody_to_ask
 from simulations.simulate import Options, public_size, simulate
 
 pytestmark = [
@@ -138,7 +138,7 @@ def test_real_processes_train_the_model_that_one_process_trains(
     federation: FederationProcesses, biopsies: Path, tmp_path: Path
 ) -> None:
     plan = read_plan(app_config(biopsies))
-    expected = simulate(load_task(plan.task, biopsies), plan, SITES, Options(out=tmp_path)).folder
+    expected = simulate(load_task(plan.task, biopsies), plan, SITES, Options(out=tmp_path, export=True)).folder
     assert expected is not None
 
     run = federation.submit(biopsies, seconds=RUN_SECONDS)
@@ -154,7 +154,8 @@ def test_real_processes_train_the_model_that_one_process_trains(
     assert [sorted(record["epsilon"].values()) for record in rounds] == [
         sorted(record["epsilon"].values()) for record in read_rounds(expected)
     ]
-    trained, wanted = (load_file(path / "model.safetensors") for path in (written, expected))
+    trained, wanted = (read_model(path, nobody_to_ask).tensors for path in (written, expected))
+    assert not (written / "model.safetensors").exists()
     assert trained.keys() == wanted.keys()
     for name, tensor in wanted.items():
         np.testing.assert_allclose(trained[name], tensor, rtol=0, atol=1e-6, err_msg=name)
@@ -180,9 +181,8 @@ def figures_of_first_site(federation: FederationProcesses, app: Path, written: P
     task = load_task(plan.task, app)
     data = Path(str(federation.sites[0]["data-folder"]))
     _, test = split(task.rows(SiteInfo(name="hospital-0", data_folder=data)), plan.data.test_share, plan.seed)
-    model = task.model()
-    load_model(model, written / "model.safetensors")
-    figures: dict[str, float] = task.figures(task.metrics(model.eval(), task.prepare(test)))
+    model = read_model(written, nobody_to_ask).module(task)
+    figures: dict[str, float] = task.figures(task.metrics(model, task.prepare(test)))
     return figures
 
 

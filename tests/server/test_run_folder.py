@@ -12,6 +12,7 @@ from torch import nn
 from federation.layout import Layout
 from federation.plan import Plan
 from federation.promise import round_mechanism
+from server.optimizers import ServerState
 from server.records import Refused, RoundRecord, RunResult, SiteRecord
 from server.run_folder import RunFolder
 from tests.client_builders import PLAIN, PRIVATE, plan
@@ -52,10 +53,11 @@ def result(agreed: Plan, rounds: int) -> RunResult:
 
 
 def written(parent: Path, agreed: Plan, rounds: int = 2) -> Path:
-    """A whole run, written."""
-    folder = RunFolder(parent, simulation_seed=agreed.seed)
+    """A whole run, written, its last model exported."""
+    folder = RunFolder(parent, simulation_seed=agreed.seed, export=True)
     folder.run_started("17", agreed, 3)
     for number in range(1, rounds + 1):
+        folder.model_advanced(number, LAYOUT, ServerState.start(VECTOR, agreed.aggregation))
         folder.round_finished(a_round(number))
     folder.run_finished(result(agreed, rounds))
     return folder.path
@@ -76,10 +78,10 @@ def facts(folder: Path) -> dict[str, object]:
     return found
 
 
-def test_a_finished_run_holds_its_four_files(tmp_path: Path) -> None:
+def test_a_finished_run_holds_its_files_and_a_vault(tmp_path: Path) -> None:
     folder = written(tmp_path, plan({**PRIVATE, "name": "two-hospitals"}))
     names = {path.name for path in folder.iterdir()}
-    assert names == {"run.json", "rounds.jsonl", "model.safetensors", "report.html"}
+    assert names == {"run.json", "rounds.jsonl", "model.safetensors", "report.html", "vault"}
     assert folder.parent == tmp_path
     assert folder.name.endswith("-two-hospitals")
 
