@@ -12,8 +12,11 @@ import typer
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
+from clients.commands import site_commands
 from federation.commands import new, plan_commands
+from federation.key_commands import key_commands
 from privacy.errors import FedSealError
+from privacy.process import forbid_core_dumps
 from simulations.commands import bench, scenarios, simulate
 
 app = typer.Typer(
@@ -29,6 +32,8 @@ app.command()(simulate)
 app.command()(scenarios)
 app.command()(new)
 app.add_typer(plan_commands, name="plan")
+app.add_typer(site_commands, name="site")
+app.add_typer(key_commands, name="key")
 app.command()(bench)
 
 
@@ -49,6 +54,7 @@ def options(
 
 def main() -> None:
     """Runs the command line."""
+    forbid_core_dumps()
     try:
         app()
     except FedSealError as error:
