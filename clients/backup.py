@@ -41,8 +41,8 @@ def back_up(folder: Path, target: Path) -> int:
     return target.stat().st_size
 
 
-def restore(source: Path, folder: Path, passphrase: Callable[[], Secret]) -> Safe:
-    """Unpacks a backup into a new folder, once every object in it was opened.
+def restore(source: Path, folder: Path, passphrase: Callable[[], Secret]) -> str:
+    """Unpacks a backup into a new folder, once every object in it was opened; returns the safe's name.
 
     Raises:
         DataInvalid: the file is no backup, or holds what no safe holds.
@@ -59,12 +59,13 @@ def restore(source: Path, folder: Path, passphrase: Callable[[], Secret]) -> Saf
         _unpack(source, draft)
         if not is_safe(draft):
             raise DataInvalid(f"{source} is no backup of a safe")
-        refuse_damaged(Safe.unlock(draft, passphrase).vault)
-        files.move_folder(draft, folder)
-    except BaseException:
-        files.remove_folder(draft)
-        raise
-    return Safe.unlock(folder, passphrase)
+        safe = Safe.unlock(draft, passphrase)
+        refuse_damaged(safe)
+        files.move(draft, folder)
+    finally:
+        if draft.exists():
+            files.remove_folder(draft)
+    return safe.name
 
 
 def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
@@ -81,13 +82,14 @@ def _unpack(source: Path, folder: Path) -> None:
             for member in archive:
                 name = Path(member.name)
                 content = archive.extractfile(member)
-                if content is None or name.is_absolute() or len(name.parts) > _DEPTH or ".." in name.parts:
+                plain = member.isreg() and not member.issparse()
+                if content is None or not plain or name.is_absolute() or len(name.parts) > _DEPTH or ".." in name.parts:
                     raise DataInvalid(f"{source} is no backup of a safe: it holds {member.name!r}")
                 files.make_folder((folder / name).parent)
                 with files.replacing(folder / name) as draft:
                     while block := content.read(_BLOCK_BYTES):
                         draft.write(block)
-    except (tarfile.TarError, EOFError, zlib.error):
+    except (tarfile.TarError, EOFError, ValueError, zlib.error):
         raise DataInvalid(f"{source} is no backup of a safe, or it was cut") from None
     except OSError as error:
         raise DataInvalid(f"{source} can't be read: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Commands of a site's engineer: `fedseal site init`, `import`, `data`, `rekey`, `shred`, `verify`, `backup`, `restore`."""
+"""Commands of a site's engineer: `fedseal site init, import, data, rekey, shred, verify, backup, restore`."""
 
 from __future__ import annotations
 
@@ -50,9 +50,8 @@ def init(
     Asks for a passphrase twice, unless --key-file, --keys or --passphrase-fd says otherwise. Without the passphrase or
     key nobody opens the site again, its owner neither.
     """
-    safe = Safe.create(
-        folder, name or folder.resolve().name.lower(), lock_settings(key_file, keys), new_passphrase(passphrase_fd)
-    )
+    lock = lock_settings(folder, key_file, keys)
+    safe = Safe.create(folder, name or folder.resolve().name.lower(), lock, new_passphrase(passphrase_fd))
     console = _console()
     console.print(f"made site [bold]{escape(safe.name)}[/] in {escape(str(folder))}")
     console.print(f"its identity's fingerprint: {safe.public_identity().fingerprint}")
@@ -72,7 +71,9 @@ def import_(
     id_column: Annotated[str | None, typer.Option(help="Column whose values must differ; not kept.")] = None,
     columns: Annotated[str | None, typer.Option(help="Input columns, a,b,c; else all others.")] = None,
     app: Annotated[Path | None, typer.Option(metavar="DIR", help="App whose task has the schema to check by.")] = None,
-    on_bad_row: Annotated[OnBadRow, typer.Option(help="Refuse the table, or skip the row and list it.")] = OnBadRow.REFUSE,
+    on_bad_row: Annotated[
+        OnBadRow, typer.Option(help="Refuse the table, or skip the row and list it.")
+    ] = OnBadRow.REFUSE,
     site: SiteOption = None,
     passphrase_fd: PassphraseDescriptor = None,
 ) -> None:
@@ -99,7 +100,9 @@ def import_(
     ) as progress:
         task = progress.add_task(f"sealing {escape(str(table))}")
         facts, bad = import_table(
-            safe, wanted, lambda rows: progress.update(task, description=f"sealed {rows:,} rows of {escape(str(table))}")
+            safe,
+            wanted,
+            lambda rows: progress.update(task, description=f"sealed {rows:,} rows of {escape(str(table))}"),
         )
     units = f" of {facts.units:,} units" if facts.units is not None else ""
     console.print(f"sealed {facts.records:,} rows{units} as [bold]{escape(facts.name)}[/]")
@@ -120,20 +123,31 @@ def data(site: SiteOption = None, passphrase_fd: PassphraseDescriptor = None) ->
     safe = unlocked(site, passphrase_fd)
     table = Table(title=f"data sets of {escape(safe.name)}")
     for column in ("name", "rows", "units", "columns", "label", "fingerprint", "imported", "size"):
-        table.add_column(column, justify="right" if column in ("rows", "units", "columns", "size") else "left")
-    for facts, sealed_bytes in data_sets(safe.vault):
-        units = f"{facts.units:,}" if facts.units is not None else "as rows"
+        justify = "right" if column in ("rows", "units", "columns", "size") else "left"
+        table.add_column(column, justify=justify, overflow="fold", no_wrap=column in ("name", "fingerprint"))
+    console = _console()
+    listed = data_sets(safe.vault)
+    for found in listed:
+        facts = found.facts
+        if facts is None:
+            table.add_row(found.name, *["?"] * 6, decimal(found.sealed_bytes))
+            continue
         table.add_row(
             facts.name,
             f"{facts.records:,}",
-            units,
+            f"{facts.units:,}" if facts.units is not None else "as rows",
             str(len(facts.columns)),
-            facts.label or "none",
+            escape(facts.label or "none"),
             facts.fingerprint[:16],
             facts.imported,
-            decimal(sealed_bytes),
+            decimal(found.sealed_bytes),
         )
-    _console().print(table)
+    console.print(table)
+    for found in listed:
+        if found.problem:
+            console.print(f"[red]{found.name} does not open:[/] {escape(found.problem)}")
+    if not listed:
+        console.print("no data set yet: `fedseal site import TABLE --as NAME` makes one")
 
 
 @site_commands.command()
@@ -156,7 +170,7 @@ def rekey(
     """
     safe = unlocked(site, passphrase_fd)
     console = _console()
-    safe.lock_with(lock_settings(key_file, keys), new_passphrase(new_passphrase_fd))
+    safe.lock_with(lock_settings(safe.folder, key_file, keys), new_passphrase(new_passphrase_fd))
     console.print(f"{escape(safe.name)} has a new lock; the old one opens it no more")
     if objects:
         count = sum(1 for _ in safe.reseal())
@@ -174,21 +188,27 @@ def shred(
 
     A backup that was made before still holds the keys: destroy it too.
     """
-    from clients.data import DataSet
+    from clients.data import data_sets
+    from clients.sealing import remove_remains
 
     safe = unlocked(site, passphrase_fd)
-    facts = DataSet.open(safe.vault, name).facts
-    if not yes and not typer.confirm(f"Make the {facts.records:,} rows of {name!r} unreadable for ever?"):
+    known = {found.name: found for found in data_sets(safe.vault)}
+    if name not in known:
+        raise DataInvalid(f"there is no data set {name!r}; there is: {', '.join(known) or 'none'}")
+    facts = known[name].facts
+    rows = f"the {facts.records:,} rows" if facts is not None else "what is left"
+    if not yes and not typer.confirm(f"Make {rows} of {name!r} unreadable for ever?"):
         raise DataInvalid("nothing was shredded")
     with safe.changing() as vault:
         vault.shred(f"data/{name}")
+        remove_remains(vault)
     _console().print(f"shredded [bold]{escape(name)}[/]: its keys and files are gone; destroy backups that hold them")
 
 
 @site_commands.command()
 def verify(site: SiteOption = None, passphrase_fd: PassphraseDescriptor = None) -> None:
     """Open and authenticate every sealed object; exits with 1 where one is damaged or missing."""
-    from clients.verifying import checked
+    from clients.verifying import checked, refuse_other_identity
 
     safe = unlocked(site, passphrase_fd)
     console = _console()
@@ -200,8 +220,7 @@ def verify(site: SiteOption = None, passphrase_fd: PassphraseDescriptor = None) 
             console.print(f"[red]bad[/]   {escape(str(found.label))}: {escape(found.problem)}")
         else:
             good += 1
-    if safe.identity().public() != safe.public_identity():
-        raise FedSealError(f"{safe.folder / 'identity.json'} is not the identity that is sealed in the safe")
+    refuse_other_identity(safe)
     if bad:
         raise FedSealError(f"{len(bad)} of {good + len(bad)} sealed objects do not open: restore a backup")
     console.print(f"[green]good[/]  all {good} sealed objects of {escape(safe.name)} open and are whole")
@@ -228,8 +247,8 @@ def restore(
     """Unpack a backup into a new folder, once every object in it was opened."""
     from clients.backup import restore as unpack
 
-    safe = unpack(file, folder, present_passphrase(folder, passphrase_fd))
-    _console().print(f"restored site [bold]{escape(safe.name)}[/] into {escape(str(folder))}: every object opens")
+    name = unpack(file, folder, present_passphrase(folder, passphrase_fd))
+    _console().print(f"restored site [bold]{escape(name)}[/] into {escape(str(folder))}: every object opens")
 
 
 def _console() -> Console:

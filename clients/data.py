@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Annotated
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from federation.rows import Rows
 from federation.tensors import Place, header_length, read_header, views
-from privacy.errors import DataInvalid, ObjectMissing
+from privacy.errors import DataInvalid, FedSealError, ObjectDamaged, ObjectMissing
 from privacy.sealing import SealedRange
 from privacy.vault import Label, Vault, is_name
 
@@ -27,6 +28,7 @@ FIELD, HELD_OUT, UNIT = "field/", "held-out", "unit"
 class Facts(BaseModel):
     """What is known of a data set without opening its records.
 
+    serial:      random, another for each import: the same records imported again may stand in another order
     fingerprint: keyed hash (hex) of its records and their units, whatever their order; the key is the site's own
     units:       how many units of privacy the records belong to; None: each record is its own
     skipped:     records left out at import because a cell was bad
@@ -35,7 +37,8 @@ class Facts(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = 1
+    format: Annotated[int, Field(ge=1, le=1, strict=True)] = 1
+    serial: str
     name: str
     imported: str
     columns: tuple[str, ...]
@@ -102,7 +105,7 @@ class DataSet(torch.utils.data.Dataset[dict[str, Tensor]]):
         """The records shard by shard. Raises as `read`."""
         for number in range(len(self.facts.shards)):
             tensors, _ = views(self.vault.open(rows_label(self.facts.name, number)))
-            yield _rows(tensors)
+            yield self._whole(_rows(tensors), number)
 
     def take(self, positions: Tensor) -> Rows:
         """The records at `positions` ((k,) int64, any order), reading only their chunks. Raises as `read`."""
@@ -120,19 +123,42 @@ class DataSet(torch.utils.data.Dataset[dict[str, Tensor]]):
         joined = parts[0] if len(parts) == 1 else _joined(parts, len(wanted))
         return joined.take(torch.cat(order).argsort())
 
+    def _whole(self, rows: Rows, shard: int) -> Rows:
+        if len(rows) != self.facts.shards[shard]:
+            raise ObjectDamaged(
+                f"shard {shard} of data set {self.facts.name!r} has {len(rows)} records, not "
+                f"{self.facts.shards[shard]}: the data set was replaced while it was read; try again"
+            )
+        return rows
+
     @cached_property
     def _ends(self) -> Tensor:
         """The position after each shard's last record."""
         return torch.tensor(self.facts.shards).cumsum(0)
 
 
-def data_sets(vault: Vault) -> list[tuple[Facts, int]]:
-    """Every data set's facts, and the size of its sealed files in bytes. Raises as `DataSet.open`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """A data set as it is listed: its facts, or why they don't open, and the size of its sealed files in bytes."""
+
+    name: str
+    facts: Facts | None
+    problem: str
+    sealed_bytes: int
+
+
+def data_sets(vault: Vault) -> list[Listed]:
+    """Every data set; one that does not open hides no other."""
     found = []
     for label in vault.list("data-set"):
-        facts = DataSet.open(vault, label.name).facts
-        labels = [label, *(rows_label(label.name, number) for number in range(len(facts.shards)))]
-        found.append((facts, sum(vault.sealed_bytes(each) for each in labels)))
+        mine = [each for each in vault.list() if each.scope == label.scope]
+        facts, problem = None, ""
+        try:
+            facts = DataSet.open(vault, label.name).facts
+        except FedSealError as error:
+            problem = str(error)
+        size = sum(vault.sealed_bytes(each) for each in mine)
+        found.append(Listed(name=label.name, facts=facts, problem=problem, sealed_bytes=size))
     return found
 
 

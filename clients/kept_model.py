@@ -10,7 +10,7 @@ from federation.checkpoints import Checkpoint, keep, notes_of
 from federation.layout import Layout
 from federation.orders import Order
 from federation.plan import Plan
-from privacy.errors import StorageBusy
+from privacy.errors import FedSealError
 from privacy.safe import Safe
 
 _LOG = logging.getLogger("flwr.fedseal")
@@ -25,7 +25,7 @@ def keep_nothing(order: Order, layout: Layout, plan: Plan) -> None:
 def model_keeper(safe: Safe | None) -> Keep:
     """Keeps each order's model in the safe, the newest two rounds of the newest run.
 
-    While another command changes the safe, a round's model is not kept: training does not wait for it.
+    Where it can't be kept (another command changes the safe, the disk is full), training goes on without.
     """
     if safe is None:
         return keep_nothing
@@ -41,5 +41,5 @@ def _keep(safe: Safe, order: Order, layout: Layout, plan: Plan) -> None:
             for label in vault.list("model"):
                 if label.name != name:
                     vault.delete(label)
-    except StorageBusy:
-        _LOG.warning("model not kept round=%d reason=the safe is being changed by another command", order.address.round)
+    except FedSealError as error:  # the round is paid for: it goes on
+        _LOG.warning("model not kept round=%d error=%s reason=%s", order.address.round, type(error).__name__, error)

@@ -33,6 +33,7 @@ class Records:
     data: DataSet | None = None
     _kept: Rows | None = field(default=None, init=False, repr=False)
     _held_out: Tensor | None = field(default=None, init=False, repr=False)
+    _divided: str = field(default="", init=False, repr=False)
 
     def training(self, device: torch.device) -> RowSource:
         """What may be trained on.
@@ -47,6 +48,7 @@ class Records:
         return self._part(True, device)
 
     def _part(self, test: bool, device: torch.device) -> RowSource:
+        self._look_again()
         if self.data is not None and self.data.facts.plain_bytes > self._memory_bytes():
             positions = (self._sides(self.data) == test).nonzero()[:, 0]
             return _StreamedRows(self.data, positions, self.task, device)
@@ -55,6 +57,14 @@ class Records:
             self._held_out = held_out(rows, self.info.plan.data.test_share, self.info.plan.seed)
         chosen = Rows(fields=rows.fields).take(self._held_out == test)
         return self.task.prepare(chosen).to(device)
+
+    def _look_again(self) -> None:
+        """Reads the sealed facts anew: another process may have replaced the data set, which is then divided anew."""
+        if self.data is None:
+            return
+        self.data = DataSet.open(self.data.vault, self.data.facts.name)
+        if self._divided != self.data.facts.serial:
+            self._divided, self._held_out = self.data.facts.serial, None
 
     def _read(self) -> Rows:
         if self.data is not None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import secrets
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -68,6 +69,7 @@ def seal_rows(
                 f"no record was imported as {source.name!r}: the table holds none, or each has a bad cell"
             )
         facts = Facts(
+            serial=secrets.token_hex(8),
             name=source.name,
             imported=source.imported,
             columns=source.columns,

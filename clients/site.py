@@ -29,7 +29,7 @@ from federation.rows import Rows
 from federation.seeding import first_model
 from federation.site_info import SiteInfo
 from federation.task import Task
-from privacy.errors import DataInvalid, OrderRefused
+from privacy.errors import OrderRefused
 from privacy.mechanism import Mechanism
 from privacy.noise import RandomStream
 
@@ -163,8 +163,6 @@ class Site:
             training=self.plan.training, hardware=self.plan.hardware, stream=self._stream(order.address.round)
         )
         if mechanism is None:
-            if not len(rows):
-                raise DataInvalid(f"{self.info.name} holds no training records")
             return train_without_privacy(self.task, model, rows, settings)
         MODELS.check_once(self.task, rows.take(torch.arange(min(1, len(rows)))), self.plan.hardware)
         protection = Protection(mechanism=mechanism, denominator=self._denominator())

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from privacy import passphrases
 from privacy.errors import DataInvalid, KeyFileInvalid
 from privacy.key_stores import KeyFileStore
-from privacy.safe import Safe, is_safe
+from privacy.safe import Safe, is_safe, refuse_key_beside
 from privacy.secret import Secret
 from privacy.unlocking import KeyFileSettings, KeySettings, PassphraseSettings
 
@@ -23,11 +23,15 @@ SiteOption = Annotated[
 ]
 PassphraseDescriptor = Annotated[
     int | None,
-    typer.Option("--passphrase-fd", metavar="N", help="Read the passphrase from file descriptor N, e.g. 3 with 3<FILE."),
+    typer.Option(
+        "--passphrase-fd", metavar="N", help="Read the passphrase from file descriptor N, e.g. 3 with 3<FILE."
+    ),
 ]
 KeyFileOption = Annotated[
     Path | None,
-    typer.Option("--key-file", metavar="FILE", help="Lock with this key file, on another volume; made if it is not there."),
+    typer.Option(
+        "--key-file", metavar="FILE", help="Lock with this key file, on another volume; made if it is not there."
+    ),
 ]
 KeysOption = Annotated[
     Path | None,
@@ -101,18 +105,20 @@ def new_passphrase(descriptor: int | None) -> Callable[[], Secret]:
     return take
 
 
-def lock_settings(key_file: Path | None, keys: Path | None) -> KeySettings:
-    """How a safe shall be locked: by a passphrase, unless a key file or a key store is named.
+def lock_settings(folder: Path, key_file: Path | None, keys: Path | None) -> KeySettings:
+    """How the safe of a folder shall be locked: by a passphrase, unless a key file or a key store is named.
 
     Raises:
-        KeyFileInvalid: both are named, or one can't be used.
+        KeyFileInvalid: both are named, or one can't be used, or lies inside the folder.
     """
     if key_file is not None and keys is not None:
         raise KeyFileInvalid("name --key-file or --keys, not both: a safe has one lock")
     if key_file is not None:
+        settings = KeyFileSettings(path=key_file)
+        refuse_key_beside(folder, settings)
         if not key_file.exists():
             KeyFileStore.create(key_file)
-        return KeyFileSettings(path=key_file.resolve())
+        return settings
     if keys is None:
         return PassphraseSettings()
     try:

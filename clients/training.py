@@ -36,6 +36,7 @@ from federation.plan import HardwareSettings, TrainingSettings
 from federation.rows import Rows, RowSource
 from federation.seeding import seeded_torch
 from federation.task import Task
+from privacy.errors import DataInvalid
 from privacy.mechanism import Mechanism
 from privacy.noise import RandomStream
 
@@ -120,19 +121,29 @@ def train_without_privacy(task: Task, model: nn.Module, rows: RowSource, setting
 
     Raises:
         TaskInvalid: the task's loss is not one number a record.
+        DataInvalid: there are no training records.
     """
     optimizer = LocalOptimizer(model, settings.training)
     batches = _shuffled_batches(len(rows), settings)
+    trained = 0
     model.train()
     with torch_randomness(model, settings.stream):
         for _ in range(settings.training.steps):
             drawn = next(batches).to(rows.device)
             draws = _generator(settings.stream)
             optimizer.inner.zero_grad()
+            records = 0
             for chunk in drawn.split(settings.hardware.max_physical_batch):
-                losses = record_losses(task, model, task.augment(rows.take(chunk), draws))
-                (losses.sum() / len(drawn)).backward()
-            optimizer.step()
+                batch = rows.take(chunk)
+                if len(batch):
+                    record_losses(task, model, task.augment(batch, draws)).sum().backward()
+                    records += len(batch)
+            if records:
+                _divide_gradients(model, records)
+                optimizer.step()
+            trained += records
+    if not trained:
+        raise DataInvalid("the site holds no training records, or preparing drops them all")
     return optimizer.result()
 
 
@@ -224,6 +235,12 @@ def _per_record_gradients(model: nn.Module, hardware: HardwareSettings) -> Itera
         yield wrapped
     finally:
         wrapped.remove_hooks()
+
+
+def _divide_gradients(model: nn.Module, records: int) -> None:
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad /= records
 
 
 def _positions(mask: NDArray[np.bool_], rows: RowSource) -> Tensor:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from clients.data import DataSet, rows_label
-from privacy.errors import FedSealError, ObjectDamaged, ObjectMissing
+from privacy.errors import FedSealError, IdentityRefused, ObjectDamaged, ObjectMissing
+from privacy.safe import Safe
 from privacy.vault import Label, Vault
 
 
@@ -29,15 +30,27 @@ def checked(vault: Vault) -> Iterator[Checked]:
         yield Checked(label, _problem(vault, label))
 
 
-def refuse_damaged(vault: Vault) -> None:
-    """Passes a vault in which every object opens.
+def refuse_damaged(safe: Safe) -> None:
+    """Passes a safe in which every object opens, and whose identity in the open is the sealed one's.
 
     Raises:
-        ObjectDamaged: names those that don't.
+        ObjectDamaged: names the objects that don't.
+        IdentityRefused: the identity is another.
     """
-    bad = [f"{found.label}: {found.problem}" for found in checked(vault) if found.problem]
+    bad = [f"{found.label}: {found.problem}" for found in checked(safe.vault) if found.problem]
     if bad:
         raise ObjectDamaged(f"{len(bad)} sealed objects do not open: {'; '.join(bad)}")
+    refuse_other_identity(safe)
+
+
+def refuse_other_identity(safe: Safe) -> None:
+    """Passes a safe whose identity in the open is the sealed one's.
+
+    Raises:
+        IdentityRefused: it is another, or missing.
+    """
+    if safe.identity().public() != safe.public_identity():
+        raise IdentityRefused(f"{safe.folder / 'identity.json'} is not the identity that is sealed in the safe")
 
 
 def _shards(vault: Vault, label: Label) -> set[Label]:

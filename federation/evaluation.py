@@ -12,7 +12,7 @@ _BATCH = 8192
 
 
 def metric_sums(task: Task, model: nn.Module, rows: RowSource) -> dict[str, Tensor]:
-    """The task's metric sums over all records; empty where there is no record."""
+    """The task's metric sums over all records; where there is none, what the task says of an empty batch."""
     sums: dict[str, Tensor] = {}
     with torch.no_grad():
         for positions in torch.arange(len(rows)).split(_BATCH):

@@ -22,7 +22,6 @@ from privacy import files
 from privacy.errors import DataInvalid, ObjectMissing
 from privacy.safe import Safe, is_safe
 from privacy.secret import Secret
-from privacy.vault import Label
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,13 +42,20 @@ class StoredModel:
             raise DataInvalid("the model's file does not say which task it belongs to: it is not of FedSeal's making")
         return load_task(self.notes["task"], app)
 
+    def _seed(self) -> int:
+        """The plan's seed, from which what does not travel (frozen parameters) is drawn."""
+        seed = self.notes.get("seed", "0")
+        if not seed.isdecimal() or int(seed) >= 2**63:
+            raise DataInvalid("the model's file names a seed that no plan has: it was changed")
+        return int(seed)
+
     def module(self, task: Task) -> nn.Module:
         """The task's model with these tensors, in evaluation mode.
 
         Raises:
             DataInvalid: the tensors are not this model's.
         """
-        model = first_model(task, int(self.notes.get("seed", "0")))
+        model = first_model(task, self._seed())
         layout = Layout.of(model)
         wanted = dict(zip(layout.names, layout.shapes, strict=True))
         found = {name: tuple(tensor.shape) for name, tensor in self.tensors.items()}
@@ -81,6 +87,8 @@ def read_model(path: Path, passphrase: Callable[[], Secret], round_number: int |
             f"{path} holds no model that can be opened: name a run's folder, a site's folder, or a .safetensors file "
             "(a run without --key-file threw its key away, and kept only what it exported)"
         ) from None
+    if round_number is not None and notes.get("round") != str(round_number):
+        raise ObjectMissing(f"{path} holds round {notes.get('round', 'unknown')}, not round {round_number}")
     return StoredModel(tensors=tensors, notes=notes)
 
 
@@ -95,9 +103,10 @@ def write_safetensors(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[
 def _sealed(safe: Safe, round_number: int | None) -> StoredModel:
     label = newest(safe.vault)
     if round_number is not None:
-        label = Label("model", label.name, round_number)
-        if label not in safe.vault.list("model"):
-            kept = ", ".join(str(found.version) for found in safe.vault.list("model") if found.name == label.name)
-            raise ObjectMissing(f"round {round_number} of {label.name} is not kept; kept are: {kept}")
+        kept = {found.version: found for found in safe.vault.list("model") if found.name == label.name}
+        if round_number not in kept:
+            rounds = ", ".join(map(str, kept))
+            raise ObjectMissing(f"round {round_number} of {label.name} is not kept; kept are: {rounds}")
+        label = kept[round_number]
     checkpoint = opened(safe.vault, label)
     return StoredModel(tensors=checkpoint.model, notes=checkpoint.notes)

@@ -111,7 +111,8 @@ def held_out(rows: Rows, test_share: float, seed: int) -> Tensor:
 
 def record_bytes(rows: Rows) -> Iterator[bytes]:
     """Each record's own bytes, fields in the order of their names: equal exactly where records are."""
-    columns = [rows[name].numpy().reshape(len(rows), math.prod(rows[name].shape[1:])) for name in sorted(rows.fields)]
+    flat = [rows[name].reshape(len(rows), math.prod(rows[name].shape[1:])) for name in sorted(rows.fields)]
+    columns = [table.contiguous().view(torch.uint8).numpy() for table in flat if table.numel()]
     for position in range(len(rows)):
         yield b"".join(column[position].tobytes() for column in columns)
 

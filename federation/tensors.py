@@ -70,13 +70,10 @@ def views(content: memoryview) -> tuple[dict[str, Tensor], dict[str, str]]:
         DataInvalid: the bytes are no safetensors.
     """
     length = header_length(bytes(content[:8]))
+    if 8 + length > len(content):
+        raise DataInvalid("these bytes are no safetensors: the header ends beyond them")
     places, notes = read_header(bytes(content[8 : 8 + length]), len(content))
-    found = {}
-    for name, place in places.items():
-        part = content[place.start : place.end]
-        flat = torch.frombuffer(part, dtype=place.dtype) if len(part) else torch.empty(0, dtype=place.dtype)
-        found[name] = flat.reshape(place.shape)
-    return found, notes
+    return {name: _view(content, place) for name, place in places.items()}, notes
 
 
 def header_length(first: bytes) -> int:
@@ -98,14 +95,38 @@ def read_header(text: bytes, total: int) -> tuple[dict[str, Place], dict[str, st
         DataInvalid: the header is no header, or a tensor would lie outside.
     """
     try:
-        header = json.loads(text)
-        notes = {str(key): str(value) for key, value in header.pop("__metadata__", {}).items()}
-        places = {str(name): _place(entry, 8 + len(text)) for name, entry in header.items()}
+        header = json.loads(text, object_pairs_hook=_each_once)
+        notes = header.pop("__metadata__", {})
+        places = {name: _place(entry, 8 + len(text)) for name, entry in header.items()}
+        if not all(isinstance(note, str) for note in notes.values()):
+            raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise DataInvalid("these bytes are no safetensors: the header can't be read") from None
-    if any(place.end > total for place in places.values()):
-        raise DataInvalid("these bytes are no safetensors: a tensor lies outside of them")
+    end = 8 + len(text)
+    for place in sorted(places.values(), key=lambda place: (place.start, place.end)):
+        if place.start != end:
+            raise DataInvalid("these bytes are no safetensors: tensors overlap, or leave a hole")
+        end = place.end
+    if end != total:
+        raise DataInvalid("these bytes are no safetensors: a tensor lies outside of them, or bytes are left over")
     return places, notes
+
+
+def _each_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """A JSON object in which no name stands twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError
+    return found
+
+
+def _view(content: memoryview, place: Place) -> Tensor:
+    part = content[place.start : place.end]
+    flat = torch.frombuffer(part, dtype=place.dtype) if len(part) else torch.empty(0, dtype=place.dtype)
+    try:
+        return flat.reshape(place.shape)
+    except (RuntimeError, TypeError, OverflowError):
+        raise DataInvalid("these bytes are no safetensors: an empty tensor has an absurd shape") from None
 
 
 def _place(entry: Mapping[str, object], base: int) -> Place:

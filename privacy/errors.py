@@ -20,6 +20,7 @@ travel to the server. Programming mistakes stay ValueError and RuntimeError.
     │   ├── KeyFileInvalid      no key file, or one that others may read
     │   ├── KeyStoreUnavailable the outside key store does not answer
     │   ├── KeyStoreDenied      the outside key store answers no
+    │   ├── LockChanged         the safe got another lock after this process unlocked it
     │   ├── KeyringDamaged      the keyring is missing, or no keyring of this version
     │   └── EpochRetired        the key was deleted on purpose: what it sealed is gone for ever
     ├── ObjectMissing           no sealed object has that name
@@ -105,6 +106,10 @@ class KeyStoreUnavailable(KeyRefused):
 
 class KeyStoreDenied(KeyRefused):
     """The outside key store answers no."""
+
+
+class LockChanged(KeyRefused):
+    """The safe got another lock after this process unlocked it."""
 
 
 class KeyringDamaged(KeyRefused):

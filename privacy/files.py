@@ -98,8 +98,8 @@ def make_folder(path: Path) -> None:
         sync_folder(path.parent)
 
 
-def move_folder(source: Path, target: Path) -> None:
-    """Renames a finished folder into place, durably when it returns; `target` must not exist."""
+def move(source: Path, target: Path) -> None:
+    """Renames a finished file or folder into place, durably when it returns; `target` must not exist."""
     with _told(target):
         os.rename(source, target)
         sync_folder(target.parent)
@@ -114,22 +114,24 @@ def remove_folder(path: Path) -> None:
 
 def sync_folder(path: Path) -> None:
     """Makes the names in a folder durable."""
-    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        os.fsync(handle)
+        handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
     except OSError as error:
         raise StorageFailed(
             f"{path}: {_reason(error)}; the last change of this folder may or may not survive a power failure"
         ) from error
-    finally:
-        os.close(handle)
 
 
 def sweep_drafts(folder: Path) -> None:
     """Deletes what killed writers left behind; call only under the folder's lock."""
     for path in folder.rglob(f".*{_DRAFT}"):
-        with suppress(FileNotFoundError):
-            path.unlink()
+        if path.is_file():
+            with suppress(FileNotFoundError):
+                path.unlink()
 
 
 @contextmanager

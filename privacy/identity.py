@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.hpke import (
 from privacy.errors import IdentityRefused
 from privacy.sealing import context
 from privacy.secret import Secret
+from privacy.vault import is_name
 
 _SUITE = Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 _ED25519_BYTES, _MLKEM_SEED_BYTES, _X25519_BYTES, _MLKEM_PUBLIC_BYTES = 32, 64, 32, 1184
@@ -81,12 +82,15 @@ class PublicIdentity:
         """
         try:
             found = json.loads(text)
-            name, keys = str(found["name"]), bytes.fromhex(found["keys"])
-        except (ValueError, KeyError, TypeError):
-            name, keys = "", b""
-        if len(keys) != _PUBLIC_BYTES:
-            raise IdentityRefused("this is no public identity of FedSeal, or it was cut")
-        return PublicIdentity(name, keys[:32], keys[32 : 32 + _MLKEM_PUBLIC_BYTES], keys[32 + _MLKEM_PUBLIC_BYTES :])
+            name, keys = found["name"], bytes.fromhex(found["keys"])
+            if not isinstance(name, str) or not is_name(name) or len(keys) != _PUBLIC_BYTES:
+                raise ValueError
+            mlkem, x25519 = keys[32 : 32 + _MLKEM_PUBLIC_BYTES], keys[32 + _MLKEM_PUBLIC_BYTES :]
+            identity = PublicIdentity(name, keys[:32], mlkem, x25519)
+            identity.seal(name, "trial", b"")  # a key that can't be used is refused here, not in the middle of a run
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise IdentityRefused("this is no public identity of FedSeal, or it was cut or changed") from None
+        return identity
 
     def _keys(self) -> bytes:
         return self.verifying + self.mlkem + self.x25519

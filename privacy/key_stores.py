@@ -17,7 +17,7 @@ from pathlib import Path
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from privacy import files
-from privacy.errors import KeyFileInvalid, KeyringDamaged, WrongKeyFile, WrongPassphrase
+from privacy.errors import KeyFileInvalid, KeyringDamaged, KeyStoreUnavailable, WrongKeyFile, WrongPassphrase
 from privacy.sealing import SealBroken, seal, unseal
 from privacy.secret import Secret
 
@@ -74,7 +74,12 @@ class PassphraseStore:
         if not fair:
             raise KeyringDamaged("the keyring asks for an Argon2id cost that FedSeal never writes: it was changed")
         derive = Argon2id(salt=salt, length=32, iterations=iterations, lanes=lanes, memory_cost=memory)
-        return Secret(derive.derive(self._passphrase.reveal()))
+        try:
+            return Secret(derive.derive(self._passphrase.reveal()))
+        except MemoryError:
+            raise KeyStoreUnavailable(
+                f"Argon2id needs {memory // 1024} MiB of memory to unlock this: free some and try again"
+            ) from None
 
 
 class KeyFileStore:
@@ -123,6 +128,8 @@ def read_private_file(path: Path, what: str) -> bytes:
             content = stream.read(_LARGEST_SECRET_FILE_BYTES)
     except OSError as error:
         raise KeyFileInvalid(f"{what} {path} can't be read: {error.strerror}") from None
+    except ValueError:
+        raise KeyFileInvalid(f"no {what} can have the name {str(path)!r}") from None
     if stat.S_IMODE(mode) & 0o077:
         raise KeyFileInvalid(f"{what} {path} can be read by others: chmod 600 it, and think of its content as seen")
     return content

@@ -25,6 +25,7 @@ from privacy.sealing import SealBroken, context, seal, unseal
 from privacy.secret import Secret
 
 _MAGIC = b"FEDSEAL-KEYRING\x01"
+_RING_KEY_BYTES = 32
 _LARGEST_RING_BYTES = 64 * 1024 * 1024
 
 
@@ -66,7 +67,7 @@ class KeyRing:
     """The epoch keys of one owner. Every change is durable before it is used; changes need the folder's lock."""
 
     def __init__(self, path: Path | None, owner: str, store: KeyStore | None) -> None:
-        self._path, self.owner, self._store = path, owner, store
+        self.path, self.owner, self._store = path, owner, store
         self._ring_key = Secret.random()
         self._epochs: dict[int, _Epoch] = {}
 
@@ -96,15 +97,17 @@ class KeyRing:
 
     def reload(self) -> None:
         """Reads the file again: another process may have added epochs."""
-        if self._path is None or self._store is None:
+        if self.path is None or self._store is None:
             return
-        wrapped, sealed = self._parts(self._path)
+        wrapped, sealed = self._parts(self.path)
         self._ring_key = self._store.unwrap(wrapped, context("keyring key", self.owner.encode()))
+        if len(self._ring_key.reveal()) != _RING_KEY_BYTES:
+            raise KeyringDamaged(f"the key store gives a key of a wrong length for {self.path}")
         try:
             found = _Epochs.model_validate_json(unseal(self._ring_key, self._about(wrapped), sealed))
         except (SealBroken, ValidationError):
             raise KeyringDamaged(
-                f"{self._path} was changed, or belongs to another owner than {self.owner!r}: restore it from a backup"
+                f"{self.path} was changed, or belongs to another owner than {self.owner!r}: restore it from a backup"
             ) from None
         self._epochs = {epoch.number: epoch for epoch in found.epochs}
 
@@ -131,6 +134,11 @@ class KeyRing:
         """The epoch that seals for this scope; a first one is made where there is none."""
         living = self.living(scope)
         return living[-1] if living else self.begin(scope)
+
+    def is_retired(self, number: int) -> bool:
+        """Whether the epoch's key was deleted on purpose."""
+        epoch = self._epochs.get(number)
+        return epoch is not None and not epoch.key
 
     def living(self, scope: str) -> list[int]:
         """The scope's epochs whose keys are still here, oldest first."""
@@ -162,16 +170,16 @@ class KeyRing:
         self._epochs = {**before, **changed}
         try:
             self._save()
-        except Exception:
+        except BaseException:
             self._epochs = before
             raise
 
     def _save(self) -> None:
-        if self._path is None or self._store is None:
+        if self.path is None or self._store is None:
             return
         wrapped = self._store.wrap(self._ring_key, context("keyring key", self.owner.encode()))
         plain = _Epochs(epochs=tuple(self._epochs.values())).model_dump_json().encode()
-        files.replace(self._path, _head(wrapped) + seal(self._ring_key, self._about(wrapped), plain))
+        files.replace(self.path, _head(wrapped) + seal(self._ring_key, self._about(wrapped), plain))
 
     def _about(self, wrapped: bytes) -> bytes:
         return context("keyring", self.owner.encode(), _head(wrapped))
@@ -184,7 +192,10 @@ class KeyRing:
                 raise KeyringDamaged(f"{path} is far larger than a keyring can be")
             content = path.read_bytes()
         except OSError as error:
-            raise KeyringDamaged(f"{path} can't be read ({error.strerror}): restore it from a backup") from None
+            raise KeyringDamaged(
+                f"{path} can't be read ({error.strerror}): if the lock was just changed, start this process anew; else "
+                "restore a backup"
+            ) from None
         start = len(_MAGIC) + 2
         if len(content) < start or not content.startswith(_MAGIC):
             raise KeyringDamaged(f"{path} is no keyring of this version of FedSeal")

@@ -13,7 +13,7 @@ from privacy.key_stores import read_private_file
 from privacy.secret import Secret
 
 FEWEST_CHARACTERS = 12
-_LARGEST_BYTES = 4096
+_LARGEST_BYTES = 64 * 1024
 
 
 def asked(prompt: str) -> Secret:
@@ -61,8 +61,9 @@ def from_descriptor(number: int) -> Secret:
     try:
         with os.fdopen(os.dup(number), "rb") as stream:
             return _first_line(stream.read(_LARGEST_BYTES), f"file descriptor {number}")
-    except OSError as error:
-        raise KeyRefused(f"file descriptor {number} can't be read: {error.strerror}") from None
+    except (OSError, OverflowError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "there is none of that number"
+        raise KeyRefused(f"file descriptor {number} can't be read: {reason}") from None
 
 
 def from_file(path: Path) -> Callable[[], Secret]:

@@ -21,11 +21,11 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from privacy import files
-from privacy.errors import IdentityRefused, KeyFileInvalid, KeyRefused, KeyringDamaged, StorageFailed
+from privacy.errors import IdentityRefused, KeyFileInvalid, KeyRefused, KeyringDamaged, LockChanged, StorageFailed
 from privacy.identity import Identity, PublicIdentity
 from privacy.keys import KeyRing, KeyStore
 from privacy.secret import Secret
-from privacy.unlocking import KeyFileSettings, KeySettings, open_store
+from privacy.unlocking import KeySettings, open_store, secret_files
 from privacy.vault import Label, Vault, is_name
 
 _SETTINGS, _KEYRINGS, _IDENTITY, _VAULT = "safe.toml", "keyring-", "identity.json", "objects"
@@ -36,9 +36,9 @@ class _SafeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format: int = 1
+    format: Annotated[int, Field(ge=1, le=1, strict=True)] = 1
     name: str
-    keyring: Annotated[int, Field(ge=1)] = 1
+    keyring: Annotated[int, Field(ge=1, strict=True)] = 1
     keys: KeySettings
 
 
@@ -59,11 +59,12 @@ class Safe:
             KeyRefused: the key store refuses, or its key would lie beside what it locks.
         """
         _refuse_name(name)
-        _refuse_key_beside(folder, keys)
+        refuse_key_beside(folder, keys)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise StorageFailed(f"{folder} is there already and not empty: name a new folder")
         store = open_store(keys, passphrase)
-        draft = folder.with_name(f".{folder.name}.new")
+        in_place = folder.exists()
+        draft = folder / ".new" if in_place else folder.with_name(f".{folder.name}.new")
         if draft.exists():
             files.remove_folder(draft)
         files.make_folder(draft)
@@ -74,10 +75,14 @@ class Safe:
             Vault(draft / _VAULT, keyring).seal(Label("identity", "own"), [identity.to_secret().reveal()])
             files.replace(draft / _IDENTITY, identity.public().to_json().encode() + b"\n")
             files.replace(draft / _SETTINGS, _toml(settings).encode())
-            files.move_folder(draft, folder)
-        except BaseException:
-            files.remove_folder(draft)
-            raise
+            if in_place:
+                for path in sorted(draft.iterdir()):  # safe.toml is the last, and what makes the folder a safe
+                    files.move(path, folder / path.name)
+            else:
+                files.move(draft, folder)
+        finally:
+            if draft.exists():
+                files.remove_folder(draft)
         return Safe._opened(folder, settings, store)
 
     @staticmethod
@@ -111,10 +116,13 @@ class Safe:
 
         Raises:
             StorageBusy: another process is changing it.
+            LockChanged: it has another lock since it was unlocked here.
         """
         with files.locked(self.folder):
             files.sweep_drafts(self.folder)
+            self._sweep_keyrings()
             self.vault.keyring.reload()
+            self.vault.remove_shredded()
             yield self.vault
 
     def identity(self) -> Identity:
@@ -126,12 +134,16 @@ class Safe:
         """The identity that lies in the open.
 
         Raises:
-            IdentityRefused: it is missing or damaged.
+            IdentityRefused: it is missing, damaged, or another's.
         """
+        path = self.folder / _IDENTITY
         try:
-            return PublicIdentity.from_json((self.folder / _IDENTITY).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise IdentityRefused(f"{self.folder / _IDENTITY} can't be read: {error.strerror}") from None
+            found = PublicIdentity.from_json(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            raise IdentityRefused(f"{path} can't be read: restore it from a backup") from None
+        if found.name != self.name:
+            raise IdentityRefused(f"{path} is the identity of {found.name}, not of {self.name}")
+        return found
 
     def lock_with(self, keys: KeySettings, passphrase: Callable[[], Secret]) -> None:
         """Changes what unlocks the safe; the old passphrase or key opens it no more. Objects stay as they are.
@@ -139,16 +151,28 @@ class Safe:
         Raises:
             KeyRefused: the new key store refuses; the old one stays.
         """
-        _refuse_key_beside(self.folder, keys)
+        refuse_key_beside(self.folder, keys)
         store = open_store(keys, passphrase)
         with self.changing() as vault:
             number = _read(self.folder).keyring + 1
             settings = _SafeSettings(name=self.name, keyring=number, keys=keys)
-            vault.keyring = vault.keyring.rewrapped(self.folder / f"{_KEYRINGS}{number}", store)
-            files.replace(self.folder / _SETTINGS, _toml(settings).encode())
-            for path in self.folder.glob(f"{_KEYRINGS}*"):
-                if path.name != f"{_KEYRINGS}{number}":
-                    files.remove(path)
+            text = _toml(settings).encode()
+            keyring = vault.keyring.rewrapped(self.folder / f"{_KEYRINGS}{number}", store)
+            files.replace(self.folder / _SETTINGS, text)
+            vault.keyring = keyring
+            self._sweep_keyrings()
+
+    def _sweep_keyrings(self) -> None:
+        """Deletes the keyrings that `safe.toml` does not name: a change of the lock that was killed left them."""
+        own = self.vault.keyring.path
+        if own is None:
+            return
+        named = f"{_KEYRINGS}{_read(self.folder).keyring}"
+        if own.name != named:
+            raise LockChanged(f"{self.folder} has another lock since this process unlocked it: start the process anew")
+        for path in self.folder.glob(f"{_KEYRINGS}*"):
+            if path.name != named:
+                files.remove(path)
 
     def reseal(self) -> Iterator[Label]:
         """Gives every scope a new key, seals every object anew under it, then deletes the old keys; yields each object.
@@ -166,8 +190,11 @@ class Safe:
 
 
 def is_safe(folder: Path) -> bool:
-    """Whether the folder is a safe."""
-    return (folder / _SETTINGS).is_file()
+    """Whether the folder is a safe; one that may not be entered is none."""
+    try:
+        return (folder / _SETTINGS).is_file()
+    except OSError:
+        return False
 
 
 def key_settings(folder: Path) -> KeySettings:
@@ -185,7 +212,7 @@ def _read(folder: Path) -> _SafeSettings:
         return _SafeSettings.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise KeyringDamaged(f"{folder} is no safe: it has no {_SETTINGS}") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         what = f"{error.error_count()} settings are wrong" if isinstance(error, ValidationError) else str(error)
         raise KeyringDamaged(f"{path} can't be read: {what}") from None
 
@@ -193,7 +220,14 @@ def _read(folder: Path) -> _SafeSettings:
 def _toml(settings: _SafeSettings) -> str:
     top = settings.model_dump(mode="json", exclude_none=True)
     keys = top.pop("keys")
-    return f"{_toml_lines(top)}\n[keys]\n{_toml_lines(keys)}"
+    text = f"{_toml_lines(top)}\n[keys]\n{_toml_lines(keys)}"
+    try:
+        text.encode()
+        if _SafeSettings.model_validate(tomllib.loads(text)) == settings:
+            return text
+    except ValueError:
+        pass
+    raise KeyFileInvalid("a path or name in the settings of the lock can't be written in TOML: choose plainer ones")
 
 
 def _toml_lines(values: dict[str, object]) -> str:
@@ -207,9 +241,14 @@ def _refuse_name(name: str) -> None:
         )
 
 
-def _refuse_key_beside(folder: Path, keys: KeySettings) -> None:
-    if isinstance(keys, KeyFileSettings) and folder.resolve() in keys.path.resolve().parents:
-        raise KeyFileInvalid(
-            f"key file {keys.path} lies inside {folder}, so whoever takes the folder takes the key: keep it on another "
-            "volume"
-        )
+def refuse_key_beside(folder: Path, keys: KeySettings) -> None:
+    """Passes a lock whose key, token or PIN file lies outside of the folder.
+
+    Raises:
+        KeyFileInvalid: it lies inside, so that whoever takes the folder takes the key.
+    """
+    for path in secret_files(keys):
+        if folder.resolve() in path.resolve().parents:
+            raise KeyFileInvalid(
+                f"{path} lies inside {folder}, so whoever takes the folder takes the key: keep it on another volume"
+            )

@@ -10,11 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from privacy.key_stores import KeyFileStore, PassphraseStore
 from privacy.keys import KeyStore
 from privacy.secret import Secret
+
+AbsolutePath: TypeAlias = Annotated[Path, AfterValidator(Path.absolute)]
 
 
 class _Settings(BaseModel):
@@ -31,7 +33,7 @@ class KeyFileSettings(_Settings):
     """A key file on another volume."""
 
     store: Literal["key-file"] = "key-file"
-    path: Path
+    path: AbsolutePath
 
 
 class TransitSettings(_Settings):
@@ -48,8 +50,8 @@ class TransitSettings(_Settings):
     url: str
     key: str
     mount: str = "transit"
-    token_file: Path
-    ca_file: Path | None = None
+    token_file: AbsolutePath
+    ca_file: AbsolutePath | None = None
 
 
 class Pkcs11Settings(_Settings):
@@ -62,15 +64,25 @@ class Pkcs11Settings(_Settings):
     """
 
     store: Literal["pkcs11"] = "pkcs11"
-    module: Path
+    module: AbsolutePath
     token: str
     key: str
-    pin_file: Path
+    pin_file: AbsolutePath
 
 
 KeySettings: TypeAlias = Annotated[
     PassphraseSettings | KeyFileSettings | TransitSettings | Pkcs11Settings, Field(discriminator="store")
 ]
+
+
+def secret_files(settings: KeySettings) -> list[Path]:
+    """The files that unlock, so that they must not lie beside what is locked."""
+    match settings:
+        case KeyFileSettings(path=path):
+            return [path]
+        case TransitSettings(token_file=path) | Pkcs11Settings(pin_file=path):
+            return [path]
+    return []
 
 
 def open_store(settings: KeySettings, passphrase: Callable[[], Secret]) -> KeyStore:

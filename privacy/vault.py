@@ -24,7 +24,7 @@ from cryptography.utils import Buffer
 from privacy import files
 from privacy.errors import ObjectDamaged, ObjectMissing, StorageFailed
 from privacy.keys import KeyRing
-from privacy.sealing import SealBroken, SealedRange, Sealer, context, plain_length, unseal_into
+from privacy.sealing import SealBroken, SealedRange, Sealer, context, unseal_into
 
 _MAGIC = b"FEDSEAL\x01"
 _HEAD_BYTES = len(_MAGIC) + 4
@@ -107,8 +107,8 @@ class Vault:
             EpochRetired: its key was deleted on purpose.
         """
         with self._handle(label) as handle:
-            key = self.keyring.key(self._epoch(label, handle))
-            length = plain_length(os.fstat(handle).st_size - _HEAD_BYTES)
+            key = self.keyring.key(self._epoch(handle))
+            length = SealedRange(key, self._about(label), handle, _HEAD_BYTES).length  # before memory is asked for
             plain = np.empty(length, np.uint8).data  # numpy asks for huge pages: half the cost of a bytearray
             unseal_into(key, self._about(label), lambda block: os.readv(handle, [block]), plain)
             return plain
@@ -126,7 +126,7 @@ class Vault:
     def range(self, label: Label) -> Iterator[SealedRange]:
         """Random access to one object for as long as the block lasts. Raises as `read`, also while it is used."""
         with self._handle(label) as handle:
-            key = self.keyring.key(self._epoch(label, handle))
+            key = self.keyring.key(self._epoch(handle))
             yield SealedRange(key, self._about(label), handle, _HEAD_BYTES)
 
     def list(self, kind: str | None = None) -> list[Label]:
@@ -137,8 +137,13 @@ class Vault:
         return sorted(label for label in found if label is not None and kind in (None, label.kind))
 
     def sealed_bytes(self, label: Label) -> int:
-        """The size of the object's file."""
-        return self._path(label).stat().st_size
+        """The size of the object's file.
+
+        Raises:
+            ObjectMissing: there is none.
+        """
+        with self._handle(label) as handle:
+            return os.fstat(handle).st_size
 
     def delete(self, label: Label) -> None:
         """Deletes the object's file. Its blocks may stay on the disk, sealed; `shred` makes them unreadable."""
@@ -157,9 +162,20 @@ class Vault:
     def reseal(self, label: Label) -> None:
         """Seals the object anew under the current epoch of its scope; readers see the old or the new file, whole."""
         with self._handle(label) as handle:
-            if self._epoch(label, handle) == self.keyring.current(label.scope):
+            if self._epoch(handle) == self.keyring.current(label.scope):
                 return
         self.seal(label, [self.open(label)])
+
+    def remove_shredded(self) -> None:
+        """Deletes objects whose keys are gone: what a shredding that was killed left behind."""
+        for label in self.list():
+            try:
+                with self._handle(label) as handle:
+                    gone = self.keyring.is_retired(self._epoch(handle))
+            except ObjectDamaged:
+                continue
+            if gone:
+                self.delete(label)
 
     def _path(self, label: Label) -> Path:
         return self.folder / f"{label.kind}.{label.name}.{label.version}"
@@ -189,10 +205,12 @@ class Vault:
                 f"the sealed object {label} in {self.folder} does not open: it was changed, cut, or moved here from "
                 "another name, kind, version or owner; restore it from a backup"
             ) from None
+        except OSError as error:
+            raise StorageFailed(f"{path} can't be read: {error.strerror}") from None
         finally:
             os.close(handle)
 
-    def _epoch(self, label: Label, handle: int) -> int:
+    def _epoch(self, handle: int) -> int:
         head = os.read(handle, _HEAD_BYTES)
         if len(head) != _HEAD_BYTES or not head.startswith(_MAGIC):
             raise SealBroken
