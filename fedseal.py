@@ -15,6 +15,7 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 from clients.commands import site_commands
 from federation.commands import new, plan_commands
 from federation.key_commands import key_commands
+from federation.model_commands import model_commands
 from privacy.errors import FedSealError
 from privacy.process import forbid_core_dumps
 from simulations.commands import bench, scenarios, simulate
@@ -34,6 +35,7 @@ app.command()(new)
 app.add_typer(plan_commands, name="plan")
 app.add_typer(site_commands, name="site")
 app.add_typer(key_commands, name="key")
+app.add_typer(model_commands, name="model")
 app.command()(bench)
 
 

@@ -96,7 +96,12 @@ def import_(
     )
     console = _console()
     with Progress(
-        SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
     ) as progress:
         task = progress.add_task(f"sealing {escape(str(table))}")
         facts, bad = import_table(
@@ -123,8 +128,7 @@ def data(site: SiteOption = None, passphrase_fd: PassphraseDescriptor = None) ->
     safe = unlocked(site, passphrase_fd)
     table = Table(title=f"data sets of {escape(safe.name)}")
     for column in ("name", "rows", "units", "columns", "label", "fingerprint", "imported", "size"):
-        justify = "right" if column in ("rows", "units", "columns", "size") else "left"
-        table.add_column(column, justify=justify, overflow="fold", no_wrap=column in ("name", "fingerprint"))
+        table.add_column(column, overflow="fold", no_wrap=column in ("name", "fingerprint"))
     console = _console()
     listed = data_sets(safe.vault)
     for found in listed:
@@ -139,7 +143,7 @@ def data(site: SiteOption = None, passphrase_fd: PassphraseDescriptor = None) ->
             str(len(facts.columns)),
             escape(facts.label or "none"),
             facts.fingerprint[:16],
-            facts.imported,
+            facts.imported[:16].replace("T", " "),
             decimal(found.sealed_bytes),
         )
     console.print(table)

@@ -27,12 +27,18 @@ from torch.nn import functional
 
 from federation.metrics import classification_figures, classification_sums
 from federation.rows import Rows
+from federation.schema import Schema
 from federation.site_info import SiteInfo
 from privacy.errors import TaskInvalid
 
 
 class Task(ABC):
-    """One thing to train, the same object at every site and at the server."""
+    """One thing to train, the same object at every site and at the server.
+
+    schema: what a table must hold to be imported for this task; None: every column is a number, which may be missing
+    """
+
+    schema: Schema | None = None
 
     @abstractmethod
     def model(self) -> nn.Module:
