@@ -97,6 +97,8 @@ def _decoded(file: Path, shape: tuple[int, ...] | None) -> Pixels:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(file, formats=_DECODERS) as image:
                 _check_header(image, shape)
+                image.verify()  # checksums, which decoding skips; an image can't be decoded after it
+            with Image.open(file, formats=_DECODERS) as image:
                 image.load()
                 pixels = np.asarray(image)  # (h, w) or (h, w, c)
     except _UnusableImage:
