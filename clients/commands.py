@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from clients.site_options import (
     KeyFileOption,
@@ -26,6 +25,9 @@ from clients.site_options import (
 )
 from privacy.errors import DataInvalid, FedSealError
 from privacy.safe import Safe
+
+if TYPE_CHECKING:
+    from clients.data import Facts
 
 site_commands = typer.Typer(help="Keep a site's records, models and keys, sealed.", no_args_is_help=True)
 
@@ -109,9 +111,8 @@ def import_(
             wanted,
             lambda rows: progress.update(task, description=f"sealed {rows:,} rows of {escape(str(table))}"),
         )
-    units = f" of {facts.units:,} units" if facts.units is not None else ""
-    console.print(f"sealed {facts.records:,} rows{units} as [bold]{escape(facts.name)}[/]")
-    console.print(f"{len(facts.columns)} columns: {escape(', '.join(facts.columns))}; label: {facts.label or 'none'}")
+    console.print(f"sealed {_rows(facts)} as [bold]{escape(facts.name)}[/]")
+    console.print(_columns(facts), soft_wrap=True)
     console.print(f"fingerprint {facts.fingerprint}", soft_wrap=True)
     if facts.skipped:
         console.print(f"[yellow]skipped {facts.skipped:,} rows with a bad cell:[/]")
@@ -126,30 +127,16 @@ def data(site: SiteOption = None, passphrase_fd: PassphraseDescriptor = None) ->
     from clients.data import data_sets
 
     safe = unlocked(site, passphrase_fd)
-    table = Table(title=f"data sets of {escape(safe.name)}")
-    for column in ("name", "rows", "units", "columns", "label", "fingerprint", "imported", "size"):
-        table.add_column(column, overflow="fold", no_wrap=column in ("name", "fingerprint"))
     console = _console()
     listed = data_sets(safe.vault)
     for found in listed:
         facts = found.facts
         if facts is None:
-            table.add_row(found.name, *["?"] * 6, decimal(found.sealed_bytes))
+            console.print(f"[bold]{found.name}[/] [red]does not open:[/] {escape(found.problem)}", soft_wrap=True)
             continue
-        table.add_row(
-            facts.name,
-            f"{facts.records:,}",
-            f"{facts.units:,}" if facts.units is not None else "as rows",
-            str(len(facts.columns)),
-            escape(facts.label or "none"),
-            facts.fingerprint[:16],
-            facts.imported[:16].replace("T", " "),
-            decimal(found.sealed_bytes),
-        )
-    console.print(table)
-    for found in listed:
-        if found.problem:
-            console.print(f"[red]{found.name} does not open:[/] {escape(found.problem)}")
+        console.print(f"[bold]{facts.name}[/]  {_rows(facts)}, {decimal(found.sealed_bytes)} sealed")
+        console.print(f"    {_columns(facts)}", soft_wrap=True)
+        console.print(f"    imported {facts.imported[:16].replace('T', ' ')} UTC, fingerprint {facts.fingerprint[:16]}")
     if not listed:
         console.print("no data set yet: `fedseal site import TABLE --as NAME` makes one")
 
@@ -253,6 +240,14 @@ def restore(
 
     name = unpack(file, folder, present_passphrase(folder, passphrase_fd))
     _console().print(f"restored site [bold]{escape(name)}[/] into {escape(str(folder))}: every object opens")
+
+
+def _rows(facts: Facts) -> str:
+    return f"{facts.records:,} rows" + (f" of {facts.units:,} units" if facts.units is not None else "")
+
+
+def _columns(facts: Facts) -> str:
+    return escape(f"{len(facts.columns)} columns: {', '.join(facts.columns)}; label: {facts.label or 'none'}")
 
 
 def _console() -> Console:
