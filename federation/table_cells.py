@@ -68,8 +68,11 @@ def _written(bound: float | None) -> str:
     return str(int(bound)) if bound is not None and float(bound).is_integer() else str(bound)
 
 
-def inputs(cells: Sequence[pyarrow.Array], columns: Sequence[Column]) -> tuple[Floats, Faults]:
-    """Input columns as numbers, (d, n) float64, NaN where a cell is missing or bad; and their faults, (d, n)."""
+def inputs(cells: Sequence[pyarrow.Array], columns: Sequence[Column]) -> tuple[NDArray[np.float32], Faults]:
+    """Input columns as numbers, (d, n), NaN where a cell is missing; and their faults, (d, n).
+
+    Bounds are compared in float32, as the task sees both: 0.1 is not above 0.1, whatever type the file keeps it in.
+    """
     values: Floats = np.full((len(cells), len(cells[0])), np.nan)
     faults: Faults = np.zeros(values.shape, dtype=np.uint8)
     numeric = [place for place, column in enumerate(columns) if column.kind != "category"]
@@ -77,14 +80,18 @@ def inputs(cells: Sequence[pyarrow.Array], columns: Sequence[Column]) -> tuple[F
     for place, column in enumerate(columns):
         if column.kind == "category":
             values[place], faults[place] = _positions(cells[place], column)
-        if column.may_be_missing:
-            faults[place][faults[place] == Fault.EMPTY] = Fault.NONE
+    optional = np.array([column.may_be_missing for column in columns])[:, None]
+    faults[optional & (faults == Fault.EMPTY)] = Fault.NONE
     whole = np.array([column.kind == "integer" for column in columns])[:, None]
     _mark(faults, Fault.TOO_LARGE, np.abs(values) > _LARGEST)
     _mark(faults, Fault.NOT_WHOLE, whole & ~np.isnan(values) & (values != np.trunc(values)))
     _mark(faults, Fault.INEXACT, whole & (np.abs(values) > _LARGEST_WHOLE_FLOAT32))
-    _bound(values, faults, columns)
-    return values, faults
+    with np.errstate(over="ignore"):  # those are bad cells
+        rounded = values.astype(np.float32)
+    rounded[np.isnan(rounded)] = np.nan  # one NaN of the many, because `rows.record_bytes` compares bytes
+    for row, marks, column in zip(rounded, faults, columns, strict=True):
+        _bound(row, marks, column)
+    return rounded, faults
 
 
 def labels(cells: pyarrow.Array, column: Column) -> tuple[NDArray[np.int64], Faults]:
@@ -94,7 +101,7 @@ def labels(cells: pyarrow.Array, column: Column) -> tuple[NDArray[np.int64], Fau
         values = np.nan_to_num(positions).astype(np.int64)
     else:
         values, faults = _whole_numbers(cells)
-        _bound(values[None], faults[None], [column])
+        _bound(values, faults, column)
     faults[faults == Fault.EMPTY] = Fault.NO_NAME
     return values, faults
 
@@ -190,12 +197,14 @@ def _texts(cells: pyarrow.Array) -> pyarrow.Array:
     return compute.fill_null(compute.utf8_trim_whitespace(compute.cast(cells, pyarrow.string())), "")
 
 
-def _bound(values: NDArray[np.float64] | NDArray[np.int64], faults: Faults, columns: Sequence[Column]) -> None:
-    for row, marks, column in zip(values, faults, columns, strict=True):
+def _bound(values: NDArray[np.float32] | NDArray[np.int64], faults: Faults, column: Column) -> None:
+    """One column, (n,) each."""
+    kind = values.dtype if values.dtype.kind == "f" else np.float64
+    with np.errstate(over="ignore"):  # a bound beyond float32 is none
         if column.lower is not None:
-            _mark(marks, Fault.BELOW, row < column.lower)
+            _mark(faults, Fault.BELOW, values < np.asarray(column.lower, dtype=kind))
         if column.upper is not None:
-            _mark(marks, Fault.ABOVE, row > column.upper)
+            _mark(faults, Fault.ABOVE, values > np.asarray(column.upper, dtype=kind))
 
 
 def _mark(faults: Faults, fault: Fault, where: Mask) -> None:

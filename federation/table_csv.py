@@ -3,7 +3,8 @@
 Memory does not grow with the file. No type is guessed: every cell stays text until `table_cells` reads it. A row whose
 cells are all empty is no record (an empty line, or what spreadsheets leave at the end), but it counts as a row.
 
-pyarrow closes a quotation that never ends at the end of the file and so may swallow records: that is refused here.
+Two silent accidents are refused: a file without its header, because its first record would be taken for names, and
+errors repeat names; and a quotation that never ends, which pyarrow closes at the end of the file, records and all.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import codecs
 import csv
 import gzip
 import io
+import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -27,6 +30,7 @@ from federation.table_text import TornRows, Utf8Stream
 from privacy.errors import DataInvalid
 
 _BLOCK_BYTES = 2 * 1024 * 1024  # pyarrow reads up to 32 ahead; the header and every record must fit into one
+_NUMBER = re.compile(r"\s*[+-]?[0-9]*\.?[0-9]+([eE][+-]?[0-9]+)?\s*")
 _SAVE_AS_UTF8 = "save it as UTF-8 and try again"
 
 
@@ -89,6 +93,11 @@ class CsvTable:
             raise DataInvalid(f"{self._path} begins with an empty line: its first line should be the header")
         if len(names) == 1 and ";" in names[0]:
             raise DataInvalid(f"{self._path} is divided by semicolons: save it with commas and decimal points")
+        if _is_record(names):
+            raise DataInvalid(
+                f"{self._path}: row 1 holds numbers where names should stand: is the header missing? "
+                "(Names may be numbers if there are three or more, in rising order.)"
+            )
         return names, bool(follows)
 
     def _blocks(self, text: Utf8Stream, torn: TornRows) -> Iterator[pyarrow.RecordBatch]:
@@ -143,13 +152,20 @@ _NOTHING = pyarrow.array([], pyarrow.string())
 def _raw(batch: pyarrow.RecordBatch, cells: Sequence[str], rows: NDArray[np.int64], bad: Sequence[BadCell]) -> RawBatch:
     """The batch without its rows of empty cells only."""
     filled: NDArray[np.bool_] = np.zeros(batch.num_rows, dtype=np.bool_)  # (n,)
-    for column in batch.columns:
+    for place in range(batch.num_columns):
+        filled |= pyarrow.compute.not_equal(batch[place], "").to_numpy(zero_copy_only=False)
         if filled.all():
             break
-        filled |= pyarrow.compute.not_equal(column, "").to_numpy(zero_copy_only=False)
     if not filled.all():
         batch, rows = batch.filter(pyarrow.array(filled)), rows[filled]
     return RawBatch(cells={name: batch[name] for name in cells}, tensors={}, rows=rows, bad=bad)
+
+
+def _is_record(names: Sequence[str]) -> bool:
+    """Whether the first line is no header: it holds numbers, and not a scale (years, wavelengths, 0 to 783)."""
+    numbers = [float(name) for name in names if _NUMBER.fullmatch(name)]
+    scale = len(numbers) >= 3 and all(first < second for first, second in pairwise(numbers))
+    return bool(numbers) and not scale
 
 
 def _has_line_break(cell: str) -> bool:

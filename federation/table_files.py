@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from federation.table_arrow import ArrowTable
 from federation.table_csv import CsvTable
 from federation.table_images import ImageFolder
-from federation.table_source import TableSource
+from federation.table_source import TableSource, told
 from federation.table_tensors import TensorFile
 from privacy.errors import DataInvalid
 
@@ -23,9 +24,9 @@ def open_table(path: Path) -> TableSource:
         DataInvalid: it is of no known kind, can't be read, or has two columns of one name.
     """
     source = _opened(path)
-    twice = sorted({name for name in source.columns if list(source.columns).count(name) > 1})
+    twice = sorted(name for name, count in Counter(source.columns).items() if count > 1)
     if twice:
-        raise DataInvalid(f"{path} has two columns called {', '.join(map(repr, twice))}: rename one")
+        raise DataInvalid(f"{path} has two columns called {told(twice)}: rename one")
     return source
 
 

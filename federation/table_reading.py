@@ -38,10 +38,10 @@ from privacy.errors import DataInvalid
 class Batch:
     """Some records, each without a bad cell.
 
-    rows:  `y`, (n,) int64, where a label is selected, and the inputs: `x`, (n, d) float32, of a table; the tensors of a
-           file of tensors in their own type, called by their own names, or `x` if there is but one; `x`,
-           (n, channels, height, width) uint8, of images
-    units: to whom each record belongs, where a unit is selected
+    rows:    `y`, (n,) int64, where a label is selected, and the inputs: `x`, (n, d) float32, of a table; the tensors of
+             a file of tensors in their own type, called by their own names, or `x` if there is but one; `x`,
+             (n, channels, height, width) uint8, of images
+    units:   to whom each record belongs, where a unit is selected
     numbers: the row number of each record, as `BadCell.row` counts
     """
 
@@ -101,19 +101,21 @@ class _Judged:
 
     def bad_cells(self) -> Iterator[BadCell]:
         """By row, and in a row by column."""
-        for position, place in np.argwhere(self.faults.T):
-            fault, column = self.faults[place, position], self.columns[place]
-            reason = table_cells.reason(fault, column)
-            if fault == Fault.SEEN:
-                reason += f" in row {self.seen_in[position]}"
-            yield BadCell(row=int(self.rows[position]), column=column.name, reason=reason)
+        reasons: dict[tuple[int, int], str] = {}  # there may be millions of cells, but never many reasons
+        for position, place in np.argwhere(self.faults.T).tolist():
+            key = place, int(self.faults[place, position])
+            if key not in reasons:
+                reasons[key] = table_cells.reason(key[1], self.columns[place])
+            where = f" in row {self.seen_in[position]}" if key[1] == Fault.SEEN else ""
+            yield BadCell(row=int(self.rows[position]), column=self.columns[place].name, reason=reasons[key] + where)
 
     def batch(self) -> Batch:
         """The good ones."""
-        units = None if self.units is None else self.units.filter(pyarrow.array(self.good)).to_pylist()
         good = self.good
         return Batch(
-            rows=Rows(fields=self.fields).take(torch.from_numpy(good)), units=units, numbers=self.rows[good].tolist()
+            rows=Rows(fields=self.fields).take(torch.from_numpy(good)),
+            units=None if self.units is None else self.units.filter(pyarrow.array(good)).to_pylist(),
+            numbers=self.rows[good].tolist(),
         )
 
 
@@ -125,8 +127,7 @@ def _judged(raw: RawBatch, parts: Parts, names: Mapping[str, str], seen: dict[st
     units, seen_in = None, {}
     if parts.inputs:
         values, wrong = table_cells.inputs([raw.cells[column.name] for column in parts.inputs], parts.inputs)
-        with np.errstate(over="ignore"):  # those are bad cells
-            fields["x"] = torch.from_numpy(np.ascontiguousarray(values.T, dtype=np.float32))  # (d, n) -> (n, d)
+        fields["x"] = torch.from_numpy(np.ascontiguousarray(values.T))  # (d, n) -> (n, d)
         faults.append(wrong)
     for name in parts.tensors:
         fields[names[name]] = raw.tensors[name]

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from federation.schema import Column, Schema
-from federation.table_source import TableSource
+from federation.table_source import TableSource, told
 from federation.table_tensors import MatrixTable
 from privacy.errors import DataInvalid
 
-_MOST_NAMES = 20  # told in an error
+_MOST_MISSING = 5  # looked up and told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +29,7 @@ class Selection:
     Without a schema inputs are numbers that may be missing, and the label is a whole number.
 
     Raises:
-        ValueError: columns and a schema.
+        ValueError: columns, and a schema that names columns too.
     """
 
     label: str | None
@@ -38,7 +39,7 @@ class Selection:
     schema: Schema | None = None
 
     def __post_init__(self) -> None:
-        if self.columns is not None and self.schema is not None:
+        if self.columns is not None and self.schema is not None and self.schema.columns:
             raise ValueError("a selection takes its columns from the schema or names them, not both")
 
 
@@ -111,39 +112,34 @@ def _taken_apart(path: Path, source: TableSource, names: Sequence[str], taken: S
     if len(arrays) != 1:
         raise DataInvalid(
             f"{path}: the schema's columns should be arrays of their names, or one array of shape "
-            f"(n, {len(names)}), but there are {_told(source.tensors)}"
+            f"(n, {len(names)}), but there are {told(source.tensors)}"
         )
     return MatrixTable(path, source, arrays[0], names)
 
 
 def _check_chosen(path: Path, source: TableSource, chosen: Sequence[str]) -> None:
-    there = list(dict.fromkeys((*source.columns, *source.tensors)))
-    missing = [name for name in chosen if name not in set(there)]
+    there = dict.fromkeys((*source.columns, *source.tensors))  # a set in the file's order
+    missing = [name for name in chosen if name not in there]
     if missing:
-        raise DataInvalid(f"{path} has no column {_with_nearest(missing, there)}; it has {_told(there)}")
-    twice = sorted({name for name in chosen if chosen.count(name) > 1})
+        raise DataInvalid(f"{path} has no column {_with_nearest(missing, list(there))}; it has {told(list(there))}")
+    twice = sorted(name for name, count in Counter(chosen).items() if count > 1)
     if twice:
         raise DataInvalid(
-            f"{path}: column {_told(twice)} is chosen twice, but label, unit, identifier and inputs differ"
+            f"{path}: column {told(twice)} is chosen twice, but label, unit, identifier and inputs differ"
         )
     if "" in chosen:
         raise DataInvalid(
-            f"{path}: column {there.index('') + 1} has no name in the header: give it one, or choose the columns"
+            f"{path}: column {list(there).index('') + 1} has no name in the header: give it one, or choose the columns"
         )
 
 
 def _with_nearest(missing: Sequence[str], there: Sequence[str]) -> str:
-    told = []
+    lines = []
     by_letters = {name.strip().lower(): name for name in there}
-    for name in missing[:_MOST_NAMES]:
+    for name in missing[:_MOST_MISSING]:
         near = difflib.get_close_matches(name.strip().lower(), by_letters, n=1)
-        told.append(f"{name!r} (the nearest is {by_letters[near[0]]!r})" if near else repr(name))
-    return ", ".join(told)
-
-
-def _told(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
-    return ", ".join(map(repr, names[:_MOST_NAMES])) + more
+        lines.append(f"{name!r} (the nearest is {by_letters[near[0]]!r})" if near else repr(name))
+    return ", ".join(lines)
 
 
 def _label(name: str, schema: Schema | None, source: TableSource) -> Column:

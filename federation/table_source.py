@@ -21,6 +21,7 @@ from privacy.errors import DataInvalid
 
 BATCH_ROWS = 65_536
 BATCH_CELLS = 4_000_000
+_MOST_NAMES = 20
 BATCH_BYTES = 64 * 1024 * 1024
 
 
@@ -79,6 +80,12 @@ class TableSource(Protocol):
 
     def batches(self, cells: Sequence[str], tensors: Sequence[str]) -> Iterator[RawBatch]:
         """All records, from the first on, with these columns as cells and these names as tensors."""
+
+
+def told(names: Sequence[str]) -> str:
+    """Some names for an error: a table may have thousands."""
+    more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+    return ", ".join(map(repr, names[:_MOST_NAMES])) + more
 
 
 @contextmanager

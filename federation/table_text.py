@@ -42,6 +42,7 @@ class Utf8Stream:
         self._begun, found = found[length:], found[:length]
         self.tail = (self.tail + found[-8:])[-8:].rstrip(b"\r\n") or self.tail
         return found
+
     def close(self) -> None:
         """Nothing: who opened the stream closes it."""
 
