@@ -6,7 +6,7 @@ never touches the disk in the clear. In comments: n records.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated
@@ -22,13 +22,14 @@ from privacy.sealing import SealedRange
 from privacy.vault import Label, Vault, is_name
 
 SHARD_BYTES = 256 * 1024 * 1024
-FIELD, HELD_OUT, UNIT = "field/", "held-out", "unit"
+FIELD, HELD_OUT, UNIT, SERIAL = "field/", "held-out", "unit", "serial"
 
 
 class Facts(BaseModel):
     """What is known of a data set without opening its records.
 
-    serial:      random, another for each import: the same records imported again may stand in another order
+    serial:      random, another for each import, also in the notes of its shards: a data set that is replaced while it
+                 is read gives no record
     fingerprint: keyed hash (hex) of its records and their units, whatever their order; the key is the site's own
     units:       how many units of privacy the records belong to; None: each record is its own
     skipped:     records left out at import because a cell was bad
@@ -104,8 +105,9 @@ class DataSet(torch.utils.data.Dataset[dict[str, Tensor]]):
     def shards(self) -> Iterator[Rows]:
         """The records shard by shard. Raises as `read`."""
         for number in range(len(self.facts.shards)):
-            tensors, _ = views(self.vault.open(rows_label(self.facts.name, number)))
-            yield self._whole(_rows(tensors), number)
+            tensors, notes = views(self.vault.open(rows_label(self.facts.name, number)))
+            self._refuse_other(notes)
+            yield _rows(tensors)
 
     def take(self, positions: Tensor) -> Rows:
         """The records at `positions` ((k,) int64, any order), reading only their chunks. Raises as `read`."""
@@ -118,18 +120,16 @@ class DataSet(torch.utils.data.Dataset[dict[str, Tensor]]):
             mine = (shard == number).nonzero()[:, 0]
             first = int(self._ends[number]) - self.facts.shards[number]
             with self.vault.range(rows_label(self.facts.name, number)) as opened:
-                parts.append(_taken(opened, wanted[mine] - first))
+                places, notes = _header(opened)
+                self._refuse_other(notes)
+                parts.append(_taken(opened, places, wanted[mine] - first))
             order.append(mine)
         joined = parts[0] if len(parts) == 1 else _joined(parts, len(wanted))
         return joined.take(torch.cat(order).argsort())
 
-    def _whole(self, rows: Rows, shard: int) -> Rows:
-        if len(rows) != self.facts.shards[shard]:
-            raise ObjectDamaged(
-                f"shard {shard} of data set {self.facts.name!r} has {len(rows)} records, not "
-                f"{self.facts.shards[shard]}: the data set was replaced while it was read; try again"
-            )
-        return rows
+    def _refuse_other(self, notes: Mapping[str, str]) -> None:
+        if notes.get(SERIAL) != self.facts.serial:
+            raise ObjectDamaged(f"data set {self.facts.name!r} was replaced while it was read: try again")
 
     @cached_property
     def _ends(self) -> Tensor:
@@ -192,10 +192,13 @@ def _joined(parts: list[Rows], records: int) -> Rows:
     return Rows(fields=fields, held_out=held_out)
 
 
-def _taken(opened: SealedRange, positions: Tensor) -> Rows:
+def _header(opened: SealedRange) -> tuple[dict[str, Place], dict[str, str]]:
+    """Where a shard's tensors lie, and its notes."""
+    return read_header(opened.read(8, header_length(opened.read(0, 8))), opened.length)
+
+
+def _taken(opened: SealedRange, places: Mapping[str, Place], positions: Tensor) -> Rows:
     """The records at these positions of one shard, in ascending order of reading and in the order asked for."""
-    length = header_length(opened.read(0, 8))
-    places, _ = read_header(opened.read(8, length), opened.length)
     ascending, back = torch.unique(positions, return_inverse=True)
     found = {name: _records(opened, place, ascending)[back] for name, place in places.items() if name != UNIT}
     return _rows(found)

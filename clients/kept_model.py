@@ -10,8 +10,9 @@ from federation.checkpoints import Checkpoint, keep, notes_of
 from federation.layout import Layout
 from federation.orders import Order
 from federation.plan import Plan
-from privacy.errors import FedSealError
+from privacy.errors import FedSealError, OrderRefused
 from privacy.safe import Safe
+from privacy.vault import is_name
 
 _LOG = logging.getLogger("flwr.fedseal")
 
@@ -36,6 +37,8 @@ def _keep(safe: Safe, order: Order, layout: Layout, plan: Plan) -> None:
     name = f"{plan.name}-{order.address.run}"
     notes = notes_of(plan, order.address.run, order.address.round)
     try:
+        if not is_name(name):
+            raise OrderRefused("no model can be kept under the name of this run")
         with safe.changing() as vault:
             keep(vault, name, order.address.round, Checkpoint(model=layout.named(order.vector), state={}, notes=notes))
             for label in vault.list("model"):

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from clients.data import FIELD, HELD_OUT, SHARD_BYTES, UNIT, DataSet, Facts, facts_label, rows_label
+from clients.data import FIELD, HELD_OUT, SERIAL, SHARD_BYTES, UNIT, DataSet, Facts, facts_label, rows_label
 from federation.rows import Rows, record_bytes
 from federation.tensors import pieces
 from privacy.errors import DataInvalid, ObjectMissing, StorageFailed
@@ -63,13 +63,14 @@ def seal_rows(
         )
     fingerprint = _Fingerprint(_fingerprint_key(vault))
     try:
-        shards = _sealed_shards(vault, source, fingerprint, batches)
+        serial = secrets.token_hex(8)
+        shards = _sealed_shards(vault, source.name, serial, fingerprint, batches)
         if not shards:
             raise DataInvalid(
                 f"no record was imported as {source.name!r}: the table holds none, or each has a bad cell"
             )
         facts = Facts(
-            serial=secrets.token_hex(8),
+            serial=serial,
             name=source.name,
             imported=source.imported,
             columns=source.columns,
@@ -106,12 +107,12 @@ def _abandon(vault: Vault, name: str) -> None:
 
 
 def _sealed_shards(
-    vault: Vault, source: Source, fingerprint: _Fingerprint, batches: Iterable[tuple[Rows, list[str] | None]]
+    vault: Vault, name: str, serial: str, fingerprint: _Fingerprint, batches: Iterable[tuple[Rows, list[str] | None]]
 ) -> list[tuple[int, int]]:
     """Seals full shards as records come; returns each shard's records and bytes."""
     shards: list[tuple[int, int]] = []
     for tensors in _gathered(_tensors(rows, units, fingerprint) for rows, units in batches if len(rows)):
-        vault.seal(rows_label(source.name, len(shards)), pieces(tensors))
+        vault.seal(rows_label(name, len(shards)), pieces(tensors, {SERIAL: serial}))
         records = len(next(iter(tensors.values())))
         shards.append((records, records * _stride(tensors)))
     return shards

@@ -45,7 +45,7 @@ class StoredModel:
     def _seed(self) -> int:
         """The plan's seed, from which what does not travel (frozen parameters) is drawn."""
         seed = self.notes.get("seed", "0")
-        if not seed.isdecimal() or int(seed) >= 2**63:
+        if not seed.isdecimal() or len(seed) > 19 or int(seed) >= 2**63:
             raise DataInvalid("the model's file names a seed that no plan has: it was changed")
         return int(seed)
 

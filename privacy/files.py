@@ -98,6 +98,12 @@ def make_folder(path: Path) -> None:
         sync_folder(path.parent)
 
 
+def restrict(path: Path) -> None:
+    """Lets only its owner enter a folder that is there (0700)."""
+    with _told(path):
+        path.chmod(0o700)
+
+
 def move(source: Path, target: Path) -> None:
     """Renames a finished file or folder into place, durably when it returns; `target` must not exist."""
     with _told(target):

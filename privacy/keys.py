@@ -135,10 +135,10 @@ class KeyRing:
         living = self.living(scope)
         return living[-1] if living else self.begin(scope)
 
-    def is_retired(self, number: int) -> bool:
-        """Whether the epoch's key was deleted on purpose."""
+    def is_retired(self, number: int, scope: str) -> bool:
+        """Whether the number is an epoch of this scope whose key was deleted on purpose."""
         epoch = self._epochs.get(number)
-        return epoch is not None and not epoch.key
+        return epoch is not None and epoch.scope == scope and not epoch.key
 
     def living(self, scope: str) -> list[int]:
         """The scope's epochs whose keys are still here, oldest first."""

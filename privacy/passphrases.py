@@ -60,7 +60,7 @@ def from_descriptor(number: int) -> Secret:
     """
     try:
         with os.fdopen(os.dup(number), "rb") as stream:
-            return _first_line(stream.read(_LARGEST_BYTES), f"file descriptor {number}")
+            return _first_line(stream.readline(_LARGEST_BYTES), f"file descriptor {number}")
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else "there is none of that number"
         raise KeyRefused(f"file descriptor {number} can't be read: {reason}") from None

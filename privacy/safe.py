@@ -68,6 +68,8 @@ class Safe:
         if draft.exists():
             files.remove_folder(draft)
         files.make_folder(draft)
+        if in_place:
+            files.restrict(folder)
         try:
             settings = _SafeSettings(name=name, keys=keys)
             keyring = KeyRing.create(draft / f"{_KEYRINGS}{settings.keyring}", name, store)

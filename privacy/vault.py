@@ -171,7 +171,7 @@ class Vault:
         for label in self.list():
             try:
                 with self._handle(label) as handle:
-                    gone = self.keyring.is_retired(self._epoch(handle))
+                    gone = self.keyring.is_retired(self._epoch(handle), label.scope)
             except ObjectDamaged:
                 continue
             if gone:

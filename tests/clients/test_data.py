@@ -338,3 +338,20 @@ def test_facts_are_values(tmp_path: Path) -> None:
     facts = sealed_in(vault_in(tmp_path), patients(3)).facts
     assert facts.records == 3
     assert Facts.model_validate_json(facts.model_dump_json()) == facts
+
+
+def numbered(count: int, first: int) -> Rows:
+    return Rows(fields={"x": torch.ones(count, 3), "id": torch.arange(first, first + count)})
+
+
+@pytest.mark.parametrize("count", [20, 19, 7, 40])
+@pytest.mark.parametrize("way", ["by range", "whole"])
+def test_a_data_set_that_is_replaced_while_it_is_read_gives_no_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, way: str
+) -> None:
+    records_a_shard(monkeypatch, 6, 20)
+    data = sealed_in(vault_in(tmp_path), numbered(20, 0))
+    data.vault.shred("data/heart")
+    sealed_in(data.vault, numbered(count, 1000))
+    with pytest.raises((ObjectDamaged, ObjectMissing)):
+        data.take(torch.arange(20)) if way == "by range" else data.read()

@@ -182,3 +182,13 @@ def test_a_model_opens_under_its_own_run_and_round_only(tmp_path: Path) -> None:
 
 def test_a_site_without_a_safe_keeps_nothing() -> None:
     assert model_keeper(None) is keep_nothing
+
+
+@pytest.mark.parametrize("run", ["17/../x", "A", "1" * 100])
+def test_the_model_of_a_run_with_an_odd_name_is_not_kept_and_the_round_goes_on(
+    tmp_path: Path, warnings: list[str], run: str
+) -> None:
+    safe = safe_in(tmp_path / "north")
+    a_site(safe).train(wish(1, run), History(), forget)
+    assert kept(safe) == []
+    assert "no model can be kept under the name of this run" in warnings[0]

@@ -276,3 +276,9 @@ def test_a_model_in_the_clear_replaces_an_older_one_and_keeps_it_private(tmp_pat
     assert numbers(read_model(path, nobody)) == [[1.0, 1.0], [1.0, 1.0]]
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [each.name for each in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_a_seed_of_five_thousand_digits_is_refused(tmp_path: Path) -> None:
+    write_safetensors(tmp_path / "m", {"weight": torch.ones(2, 2)}, {"seed": "9" * 5000})
+    with pytest.raises(DataInvalid, match="seed"):
+        read_model(tmp_path / "m", nobody).module(TASK)
