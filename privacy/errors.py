@@ -26,6 +26,7 @@ travel to the server. Programming mistakes stay ValueError and RuntimeError.
     ├── ObjectMissing           no sealed object has that name
     ├── ObjectDamaged           changed, cut, or moved here from another name, kind, version or owner
     ├── IdentityRefused         a signature or a sealed message is not from, or not for, who it says
+    ├── CheckpointInvalid       a signed checkpoint can't be read
     └── ReportRefused           a reply that the server won't add to the sum
         ├── WrongRun            made for another run
         ├── LateReport          made for a round that is over
@@ -130,6 +131,10 @@ class ObjectDamaged(FedSealError):
 
 class IdentityRefused(FedSealError):
     """A signature or a sealed message is not from, or not for, who it says."""
+
+
+class CheckpointInvalid(FedSealError):
+    """A signed checkpoint can't be read."""
 
 
 class ReportRefused(FedSealError):
