@@ -16,12 +16,23 @@ from clients.data import DataSet
 from clients.kept_model import model_keeper
 from clients.site import MODELS, Site
 from federation.layout import Layout
-from federation.messages import read_history, read_order, write_evaluation, write_history, write_refusal, write_report
+from federation.messages import read_order, write_evaluation, write_refusal, write_report
 from federation.orders import Order, Refusal
 from federation.reading import read_plan
 from federation.site_info import SiteInfo
 from federation.task import load_task
-from privacy.errors import DataInvalid, FedSealError, KeyRefused, ObjectDamaged, ObjectMissing, StorageFailed
+from privacy.errors import (
+    DataInvalid,
+    FedSealError,
+    KeyRefused,
+    LedgerCorrupt,
+    LedgerRolledBack,
+    ObjectDamaged,
+    ObjectMissing,
+    OrderRefused,
+    StorageBusy,
+    StorageFailed,
+)
 from privacy.passphrases import from_file, nobody_to_ask
 from privacy.process import forbid_core_dumps
 from privacy.safe import Safe
@@ -35,11 +46,7 @@ def client_app(site_of: Callable[[Context], Site], log: logging.Logger = _LOG) -
 
     @made.train()
     def train(message: Message, context: Context) -> Message:
-        def answer(site: Site, order: Order) -> RecordDict:
-            history = read_history(context.state)
-            return write_report(site.train(order, history, lambda new: write_history(context.state, new)))
-
-        return _answered(message, context, answer)
+        return _answered(message, context, lambda site, order: write_report(site.train(order)))
 
     @made.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
@@ -57,6 +64,10 @@ def client_app(site_of: Callable[[Context], Site], log: logging.Logger = _LOG) -
             log.warning("refused site=%s error=%s reason=%s", name, type(error).__name__, error)
             reason = "the site's records can't be used; the details are in the site's own log"
             content = write_refusal(Refusal(site=name, error="DataInvalid", reason=reason))
+        except (LedgerCorrupt, LedgerRolledBack, StorageBusy) as error:
+            log.error("refused site=%s error=%s reason=%s", name, type(error).__name__, error)
+            reason = "the site's ledger can't be relied on; the details are in the site's own log"
+            content = write_refusal(Refusal(site=name, error=type(error).__name__, reason=reason))
         except FedSealError as error:
             log.info("refused site=%s error=%s reason=%s", name, type(error).__name__, error)
             content = write_refusal(Refusal(site=name, error=type(error).__name__, reason=str(error)))
@@ -83,18 +94,24 @@ def _site(plan_items: tuple[tuple[str, object], ...], node_items: tuple[tuple[st
     plan = read_plan(dict(plan_items))  # type: ignore[arg-type]
     info = SiteInfo.from_node_config(dict(node_items), plan)  # type: ignore[arg-type]
     safe = unlocked(info)
-    data = DataSet.open(safe.vault, info.data_set) if safe is not None and info.data_set is not None else None
-    return Site(task=load_task(plan.task), info=info, plan=plan, data=data, keep=model_keeper(safe))
+    data = DataSet.open(safe.vault, info.data_set) if info.data_set is not None else None
+    return Site(
+        task=load_task(plan.task), info=info, plan=plan, ledger=safe.ledger(), data=data, keep=model_keeper(safe)
+    )
 
 
-def unlocked(info: SiteInfo) -> Safe | None:
-    """The site's safe; None where the node config names none, and the task reads its own files.
+def unlocked(info: SiteInfo) -> Safe:
+    """The site's safe.
 
     Raises:
+        OrderRefused: the node config names none, so that nothing could be counted.
         KeyRefused: it does not unlock.
     """
     if info.safe_folder is None:
-        return None
+        raise OrderRefused(
+            "this site keeps no ledger, so it can't count what it spends: make a safe with `fedseal site init DIR` and "
+            "name it in the SuperNode's --node-config, as safe"
+        )
     where = from_file(info.passphrase_file) if info.passphrase_file else nobody_to_ask
     return Safe.unlock(info.safe_folder, where)
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from clients.data import Facts
+from clients.registers import register_data
 from clients.sealing import Source, seal_rows
 from federation.reading import app_config, read_plan
 from federation.rows import Rows
@@ -91,8 +92,11 @@ def import_table(safe: Safe, wanted: Import, progress: Callable[[int], None]) ->
     )
     bad = BadRows()
     batches = _batches(wanted, selection, bad, progress)
+    ledger = safe.ledger()
+    ledger.books()  # one that can't be relied on is told before anything is sealed
     with safe.changing() as vault:
         data = seal_rows(vault, source, batches, lambda: bad.rows)
+        register_data(vault, ledger, data.facts)
     return data.facts, bad
 
 

@@ -23,13 +23,11 @@ def keep_nothing(order: Order, layout: Layout, plan: Plan) -> None:
     """For sites without a safe."""
 
 
-def model_keeper(safe: Safe | None) -> Keep:
+def model_keeper(safe: Safe) -> Keep:
     """Keeps each order's model in the safe, the newest two rounds of the newest run.
 
     Where it can't be kept (another command changes the safe, the disk is full), training goes on without.
     """
-    if safe is None:
-        return keep_nothing
     return lambda order, layout, plan: _keep(safe, order, layout, plan)
 
 

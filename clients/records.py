@@ -47,8 +47,21 @@ class Records:
         """What is held out. Raises as `training`."""
         return self._part(True, device)
 
+    def look_again(self) -> DataSet | None:
+        """The sealed data set as it is now, from which the coming round reads, and no other.
+
+        Another process may have replaced it; it is then divided anew.
+
+        Raises:
+            DataInvalid, ObjectDamaged, KeyRefused: it is gone, or does not open.
+        """
+        if self.data is not None:
+            self.data = DataSet.open(self.data.vault, self.data.facts.name)
+            if self._divided != self.data.facts.serial:
+                self._divided, self._held_out = self.data.facts.serial, None
+        return self.data
+
     def _part(self, test: bool, device: torch.device) -> RowSource:
-        self._look_again()
         if self.data is not None and self.data.facts.plain_bytes > self._memory_bytes():
             positions = (self._sides(self.data) == test).nonzero()[:, 0]
             return _StreamedRows(self.data, positions, self.task, device)
@@ -57,14 +70,6 @@ class Records:
             self._held_out = held_out(rows, self.info.plan.data.test_share, self.info.plan.seed)
         chosen = Rows(fields=rows.fields).take(self._held_out == test)
         return self.task.prepare(chosen).to(device)
-
-    def _look_again(self) -> None:
-        """Reads the sealed facts anew: another process may have replaced the data set, which is then divided anew."""
-        if self.data is None:
-            return
-        self.data = DataSet.open(self.data.vault, self.data.facts.name)
-        if self._divided != self.data.facts.serial:
-            self._divided, self._held_out = self.data.facts.serial, None
 
     def _read(self) -> Rows:
         if self.data is not None:

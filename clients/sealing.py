@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from clients.data import FIELD, HELD_OUT, SERIAL, SHARD_BYTES, UNIT, DataSet, Facts, facts_label, rows_label
+from clients.registers import seal_register
 from federation.rows import Rows, record_bytes
 from federation.tensors import pieces
 from privacy.errors import DataInvalid, ObjectMissing, StorageFailed
@@ -82,6 +83,7 @@ def seal_rows(
             shards=tuple(records for records, _ in shards),
             plain_bytes=sum(size for _, size in shards),
         )
+        seal_register(vault, facts.fingerprint, fingerprint.units, fingerprint.alone)
         vault.seal(facts_label(source.name), [facts.model_dump_json().encode()])
     except BaseException:
         with suppress(StorageFailed):  # on a full disk the next change removes the rest
@@ -165,17 +167,19 @@ def _refuse_name(name: str) -> None:
 
 @dataclass(slots=True)
 class _Fingerprint:
-    """Hashes of records and units, gathered while they pass."""
+    """Hashes gathered while records pass: of records with their units, of records alone, and of units."""
 
     key: Secret = field(repr=False)
     records: list[bytes] = field(default_factory=list)
+    alone: list[bytes] = field(default_factory=list)
     units: set[bytes] = field(default_factory=set)
 
     def add(self, rows: Rows, units: list[str] | None) -> Tensor | None:
         """Takes a batch; returns the keyed hash of each record's unit, (n, 16) uint8."""
         owners = [self._digest(b"unit", unit.encode()) for unit in units] if units is not None else None
         for position, record in enumerate(record_bytes(rows)):
-            self.records.append(self._digest(b"record", record + (owners[position] if owners else b"")))
+            self.alone.append(self._digest(b"record", record))
+            self.records.append(self._digest(b"record", record + owners[position]) if owners else self.alone[-1])
         if owners is None:
             return None
         self.units.update(owners)

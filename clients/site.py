@@ -1,12 +1,11 @@
-"""One site: it checks the order, counts the price, trains, and answers. `Site.train` is the whole promise.
+"""One site: it checks the order, reserves the price, trains, and answers. `Site.train` is the whole promise.
 
-Between rounds a site keeps only its history (`federation.messages.History`), which its caller stores.
+Between rounds a site keeps only its ledger.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from clients.account import Account
 from clients.data import DataSet
 from clients.kept_model import Keep, keep_nothing
 from clients.model_check import refuse_dependent_losses, refuse_unsupported_model
@@ -22,14 +22,15 @@ from clients.training import Protection, Settings, refuse_mixing_layers, train_p
 from federation.contradictions import refuse_loose_delta
 from federation.evaluation import metric_sums
 from federation.layout import Layout
-from federation.orders import EvaluateReport, History, Order, TrainReport
+from federation.orders import EvaluateReport, Order, TrainReport, digest_of_evaluation, digest_of_report
 from federation.plan import HardwareSettings, Plan
-from federation.promise import refuse_beyond_budget, round_mechanism
+from federation.promise import round_mechanism
 from federation.rows import Rows
 from federation.seeding import first_model
 from federation.site_info import SiteInfo
 from federation.task import Task
 from privacy.errors import OrderRefused
+from privacy.ledger import Ledger
 from privacy.mechanism import Mechanism
 from privacy.noise import RandomStream
 
@@ -73,6 +74,7 @@ MODELS = Models()
 class Site:
     """A site of one run: what it trains, who it is, and the run's plan.
 
+    ledger: the site's, in which every release is reserved
     data: its sealed records; None where the task reads its own
     keep: is handed each order's model before it is trained further
     """
@@ -80,6 +82,7 @@ class Site:
     task: Task
     info: SiteInfo
     plan: Plan
+    ledger: Ledger
     data: DataSet | None = None
     keep: Keep = keep_nothing
     _records: Records = field(init=False)
@@ -87,18 +90,20 @@ class Site:
     def __post_init__(self) -> None:
         self._records = Records(task=self.task, info=self.info, data=self.data)
 
-    def train(self, order: Order, history: History, remember: Callable[[History], None]) -> TrainReport:
-        """Trains one round; calls `remember` with the new history before a record is read.
+    def train(self, order: Order) -> TrainReport:
+        """Trains one round; its price is durable before a record is read.
 
         Raises:
-            OrderRefused: the order is for another plan, or its round was taken up before.
-            BudgetExhausted: the round would pass the plan's budget.
+            OrderRefused: the order is for another plan, its round was answered before, or the site does not allow it.
+            BudgetExhausted: the round would pass the site's budget or the plan's.
             ModelUnsupported, TaskInvalid, DataInvalid: the task can't be trained here.
+            LedgerCorrupt, LedgerRolledBack, StorageFailed, StorageBusy, KeyRefused: the ledger can't be relied on.
         """
-        self._refuse(order, history)
+        self._refuse(order)
         model = self._model(order)
-        mechanism = self._priced(model, history)
-        remember(after(history, order.address.round, mechanism))
+        mechanism = self._mechanism(model)
+        account = Account(ledger=self.ledger, data=self._records.look_again())
+        reservation = account.reserve(order, self.plan, "update", mechanism)
         self.keep(order, Layout.of(model), self.plan)
         try:
             update = self._trained(model, order, mechanism) - order.vector  # (P,)
@@ -112,22 +117,28 @@ class Site:
             mechanism=mechanism,
             declared_rows=self.info.declared_rows or self.plan.data.rows_per_site or 0,
             seeded=self.info.simulation_seed is not None,
+            receipt=account.settle(reservation, digest_of_report(order.address, self.info.name, update)),
         )
 
     def evaluate(self, order: Order) -> EvaluateReport:
-        """Plain metric sums of the order's model over the site's held-out records.
+        """Plain metric sums of the order's model over the site's held-out records; the ledger notes that they left.
 
         Raises:
-            OrderRefused: the order is for another plan, or the plan does not report plain metrics.
+            OrderRefused: the order is for another plan, the plan does not report plain metrics, or the site's budget
+                does not allow them.
+            LedgerCorrupt and others: as `train`.
         """
-        self._refuse(order, None)
+        self._refuse(order)
         if self.plan.metrics != "plain":
             raise OrderRefused("the plan says metrics = 'none': this site reports no metrics")
+        account = Account(ledger=self.ledger, data=self._records.look_again())
+        reservation = account.reserve(order, self.plan, "metrics", None)
         test = self._records.testing(self._device())
         sums = metric_sums(self.task, self._model(order).eval(), test)
+        account.settle(reservation, digest_of_evaluation(order.address, self.info.name, sums))
         return EvaluateReport(address=order.address, site=self.info.name, sums=sums)
 
-    def _refuse(self, order: Order, history: History | None) -> None:
+    def _refuse(self, order: Order) -> None:
         address = order.address
         if self.info.agreed_plan is not None and self.info.agreed_plan != self.plan.digest:
             raise OrderRefused(
@@ -140,22 +151,18 @@ class Site:
             )
         if not 1 <= address.round <= self.plan.rounds:
             raise OrderRefused(f"round {address.round} is outside the plan's {self.plan.rounds} rounds")
-        if history is not None and address.round <= history.last_round:
-            raise OrderRefused(f"round {address.round} was taken up before: an order is answered once")
 
     def _model(self, order: Order) -> nn.Module:
         model = MODELS.of(self.task, self.plan).to(self._device())
         Layout.of(model).load(model, order.vector)
         return model
 
-    def _priced(self, model: nn.Module, history: History) -> Mechanism | None:
+    def _mechanism(self, model: nn.Module) -> Mechanism | None:
         if not self.plan.is_private:
             return None
         refuse_unsupported_model(model)
-        mechanism = round_mechanism(self.plan)
-        refuse_beyond_budget(self.plan, history.mechanisms, mechanism)
         refuse_loose_delta(self.plan, self._declared_rows())
-        return mechanism
+        return round_mechanism(self.plan)
 
     def _trained(self, model: nn.Module, order: Order, mechanism: Mechanism | None) -> NDArray[np.float32]:
         rows = self._records.training(self._device())
@@ -191,9 +198,3 @@ class Site:
         if wanted == "auto":
             wanted = "cuda" if torch.cuda.is_available() else "cpu"
         return torch.device(wanted)
-
-
-def after(history: History, round_number: int, mechanism: Mechanism | None) -> History:
-    """The history once this round is taken up."""
-    added = () if mechanism is None else (mechanism,)
-    return History(last_round=round_number, mechanisms=(*history.mechanisms, *added))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -18,7 +18,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, Recor
 from numpy.typing import NDArray
 
 from federation.layout import Layout
-from federation.orders import Address, EvaluateReport, Expectation, History, Order, Refusal, TrainReport
+from federation.orders import Address, EvaluateReport, Expectation, Order, Refusal, TrainReport
 from privacy.errors import (
     LateReport,
     MalformedReport,
@@ -33,11 +33,14 @@ from privacy.errors import (
     WrongShape,
 )
 from privacy.mechanism import Mechanism
+from privacy.receipts import Receipt
+from privacy.shown import Shown
+from privacy.witness import MOST_SHOWN
 
 Facts: TypeAlias = dict[str, ConfigRecordValues]
 
 _SERIALISATION = "fedseal.little-endian"
-_FACTS, _VECTOR, _SUMS, _REFUSAL, _HISTORY = "facts", "vector", "sums", "refusal", "history"
+_FACTS, _VECTOR, _SUMS, _REFUSAL, _LEDGERS = "facts", "vector", "sums", "refusal", "ledgers"
 _LARGEST_METRICS = 1 << 20
 _MOST_DIMENSIONS = 8
 _MOST_METRICS = 64
@@ -47,7 +50,14 @@ _LARGEST_VALUE = 1e9  # its square is far from overflow, so that no optimizer's 
 def write_order(order: Order) -> RecordDict:
     """An order as Flower carries it."""
     facts: Facts = {**_address_facts(order.address), "cohort": order.cohort}
-    return RecordDict({_FACTS: ConfigRecord(facts), _VECTOR: ArrayRecord({_VECTOR: _array(order.vector)})})
+    content = RecordDict({_FACTS: ConfigRecord(facts), _VECTOR: ArrayRecord({_VECTOR: _array(order.vector)})})
+    return shown_with(content, order.shown)
+
+
+def shown_with(order: RecordDict, shown: Sequence[Shown]) -> RecordDict:
+    """The same order, its model vector shared, with these checkpoints of the sites' ledgers."""
+    ledgers = ConfigRecord({"keys": [each.verifying for each in shown], "notes": [each.note for each in shown]})
+    return RecordDict({**order, _LEDGERS: ledgers})
 
 
 def read_order(content: RecordDict, layout: Layout) -> Order:
@@ -66,7 +76,8 @@ def read_order(content: RecordDict, layout: Layout) -> Order:
         cohort = int(str(facts["cohort"]))
         if cohort < 1:
             raise OrderRefused(f"the order speaks of a cohort of {cohort} sites")
-        return Order(address=address, cohort=cohort, vector=_finite_vector(content, layout.length))
+        vector = _finite_vector(content, layout.length)
+        return Order(address=address, cohort=cohort, vector=vector, shown=_shown(content))
     except (ReportRefused, KeyError, ValueError, TypeError) as error:
         raise OrderRefused(f"the server's order can't be read: {_plain(error)}") from None
 
@@ -79,6 +90,7 @@ def write_report(report: TrainReport) -> RecordDict:
         "declared-rows": report.declared_rows,
         "seeded": report.seeded,
         "mechanism": _mechanism_text(report.mechanism),
+        "receipt": report.receipt.to_json(),
     }
     return RecordDict({_FACTS: ConfigRecord(facts), _VECTOR: ArrayRecord({_VECTOR: _array(report.update)})})
 
@@ -96,6 +108,7 @@ def read_report(content: RecordDict, expected: Expectation) -> TrainReport | Ref
         mechanism = _mechanism(str(facts["mechanism"]))
         declared = int(str(facts["declared-rows"]))
         seeded = _truth(facts["seeded"])
+        receipt = Receipt.from_json(str(facts["receipt"]))
     except (KeyError, ValueError, MechanismUnsound) as error:
         raise MalformedReport(f"the report's facts can't be read: {_plain(error)}") from None
     if declared < 0:
@@ -109,6 +122,7 @@ def read_report(content: RecordDict, expected: Expectation) -> TrainReport | Ref
         mechanism=mechanism,
         declared_rows=declared,
         seeded=seeded,
+        receipt=receipt,
     )
 
 
@@ -141,34 +155,6 @@ def write_refusal(refusal: Refusal) -> RecordDict:
     """A refusal as Flower carries it."""
     facts: Facts = {"site": refusal.site, "error": refusal.error, "reason": refusal.reason}
     return RecordDict({_REFUSAL: ConfigRecord(facts)})
-
-
-def read_history(state: RecordDict) -> History:
-    """What the site's Flower state remembers of this run; empty at the start."""
-    record = state.config_records.get(_HISTORY)
-    if record is None:
-        return History()
-    texts = record["mechanisms"]
-    counts = record["counts"]
-    assert isinstance(texts, list)
-    assert isinstance(counts, list)
-    mechanisms: list[Mechanism] = []
-    for text, count in zip(texts, counts, strict=True):
-        mechanism = _mechanism(str(text))
-        assert mechanism is not None
-        mechanisms.extend([mechanism] * int(str(count)))
-    return History(last_round=int(str(record["last-round"])), mechanisms=tuple(mechanisms))
-
-
-def write_history(state: RecordDict, history: History) -> None:
-    """Remembers the history in the site's Flower state, equal mechanisms counted together."""
-    counts: dict[str, int] = {}
-    for mechanism in history.mechanisms:
-        text = _mechanism_text(mechanism)
-        counts[text] = counts.get(text, 0) + 1
-    state[_HISTORY] = ConfigRecord(
-        {"last-round": history.last_round, "mechanisms": list(counts), "counts": list(counts.values())}
-    )
 
 
 def payload_bytes(content: RecordDict) -> int:
@@ -209,6 +195,15 @@ def _checked_facts(content: RecordDict, expected: Address) -> Mapping[str, objec
     if address.layout != expected.layout:
         raise WrongShape("made for a model of other tensors: the site's task is not the server's")
     return facts
+
+
+def _shown(content: RecordDict) -> tuple[Shown, ...]:
+    ledgers = content.config_records[_LEDGERS]
+    keys, notes = ledgers["keys"], ledgers["notes"]
+    if not isinstance(keys, list) or not isinstance(notes, list) or len(notes) > MOST_SHOWN:
+        raise ValueError("its checkpoints of ledgers are no lists, or too many")
+    found = zip(keys, notes, strict=True)
+    return tuple(Shown(verifying=key if isinstance(key, bytes) else b"", note=str(note)) for key, note in found)
 
 
 def _refusal(content: RecordDict) -> Refusal:

@@ -5,6 +5,7 @@ P is the length of the layout's vector.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,9 @@ from torch import Tensor
 
 from federation.layout import Layout
 from privacy.mechanism import Mechanism
+from privacy.receipts import Receipt
+from privacy.sealing import context
+from privacy.shown import Shown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +32,15 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """The server's wish: train on, or evaluate, this model vector of shape (P,), float32."""
+    """The server's wish: train on, or evaluate, this model vector of shape (P,), float32.
+
+    shown: the last signed checkpoint of every site's ledger that the server has seen, the asked site's among them
+    """
 
     address: Address
     cohort: int
     vector: NDArray[np.float32]
+    shown: tuple[Shown, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +50,7 @@ class TrainReport:
     mechanism:     None where the plan has no privacy
     declared_rows: the site's public declaration, 0 where it made none
     seeded:        whether the noise came from a seed (simulations and tests only)
+    receipt:       what proves that the site's ledger reserved the mechanism and settled this very update
     """
 
     address: Address
@@ -50,6 +59,7 @@ class TrainReport:
     mechanism: Mechanism | None
     declared_rows: int
     seeded: bool
+    receipt: Receipt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +89,17 @@ class Expectation:
     mechanism: Mechanism | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
-    """What a site has promised in this run: the last round it took up, and the mechanism of each."""
+def digest_of_report(address: Address, site: str, update: NDArray[np.float32]) -> bytes:
+    """SHA-256 of what a training report says: what its site's ledger settles."""
+    return _digest("train report", address, site, update.astype("<f4", copy=False).tobytes())
 
-    last_round: int = 0
-    mechanisms: tuple[Mechanism, ...] = ()
+
+def digest_of_evaluation(address: Address, site: str, sums: Mapping[str, Tensor]) -> bytes:
+    """SHA-256 of what an evaluation report says."""
+    parts = (part for name in sorted(sums) for part in (name.encode(), sums[name].numpy().astype("<f8").tobytes()))
+    return _digest("evaluation report", address, site, *parts)
+
+
+def _digest(what: str, address: Address, site: str, *body: bytes) -> bytes:
+    named = (address.run, str(address.round), address.plan, address.layout, site)
+    return hashlib.sha256(context(what, *(each.encode() for each in named), *body)).digest()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 from federation.plan import Plan
 from privacy.accountant import Budget, calibrate, epsilon
-from privacy.errors import BudgetExhausted
 from privacy.mechanism import Mechanism
 
 
@@ -36,22 +34,6 @@ def round_mechanism(plan: Plan) -> Mechanism:
         max_grad_norm=plan.privacy.max_grad_norm,
         unit=plan.privacy.unit,
     )
-
-
-def refuse_beyond_budget(plan: Plan, spent: Iterable[Mechanism], asked: Mechanism) -> None:
-    """Passes a round that the budget still covers.
-
-    Raises:
-        BudgetExhausted: with what was spent, asked and left.
-    """
-    before = list(spent)
-    spent_epsilon = epsilon(before, plan.privacy.delta)
-    after = epsilon([*before, asked], plan.privacy.delta)
-    if after > plan.privacy.epsilon:
-        raise BudgetExhausted(
-            f"budget epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g}: {spent_epsilon:.4f} is spent in "
-            f"{len(before)} rounds and this round would make it {after:.4f}"
-        )
 
 
 def rounds_within_budget(plan: Plan) -> int:

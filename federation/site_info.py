@@ -21,7 +21,7 @@ class SiteInfo:
     index, count:    its place among the sites of a simulation; 0 of 1 for a site that stands alone
     data_folder:     where a task that reads its own files finds them; sealed records are not read from there
     safe_folder:     the site's safe, as `fedseal site init` made it
-    data_set:        the sealed data set in it that is trained on; goes with safe_folder
+    data_set:        the sealed data set in it that is trained on; None: the task reads its own files
     passphrase_file: holds the safe's passphrase, for a safe that is locked by one; readable by its owner only
     declared_rows:   public, rough number of training records; never taken from the data while a run goes on
     simulation_seed: seeds every draw of the site, noise included; None outside simulations and tests
@@ -60,8 +60,8 @@ class SiteInfo:
             raise DataInvalid(f"node config: declared-rows is {declared}, but no site holds fewer than no records")
         if not 0 <= index < count:
             raise DataInvalid(f"node config: partition-id {index} is not below num-partitions {count}")
-        if ("safe" in config) != ("data-set" in config):
-            raise DataInvalid("node config: safe and data-set go together: name the site's safe and a data set in it")
+        if "data-set" in config and "safe" not in config:
+            raise DataInvalid("node config: data-set is the name of a data set in a safe: name the safe too")
         return SiteInfo(
             name=str(config.get("site-name", f"site-{index}")),
             index=index,

@@ -60,7 +60,8 @@ def pieces(tensors: Mapping[str, Tensor], notes: Mapping[str, str] | None = None
     yield memoryview(len(text).to_bytes(8, "little") + text)
     for name in ordered:
         flat = tensors[name].detach().cpu().contiguous().reshape(-1)
-        yield flat.view(torch.uint8).numpy().data
+        if len(flat):  # torch may give an empty tensor a stride that no view likes
+            yield flat.view(torch.uint8).numpy().data
 
 
 def views(content: memoryview) -> tuple[dict[str, Tensor], dict[str, str]]:

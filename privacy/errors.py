@@ -27,6 +27,8 @@ travel to the server. Programming mistakes stay ValueError and RuntimeError.
     ├── ObjectDamaged           changed, cut, or moved here from another name, kind, version or owner
     ├── IdentityRefused         a signature or a sealed message is not from, or not for, who it says
     ├── CheckpointInvalid       a signed checkpoint can't be read
+    ├── LedgerCorrupt           an entry or checkpoint of a ledger was changed, or is missing
+    ├── LedgerRolledBack        a ledger is an older copy, or another history, than somebody knows
     └── ReportRefused           a reply that the server won't add to the sum
         ├── WrongRun            made for another run
         ├── LateReport          made for a round that is over
@@ -37,6 +39,10 @@ travel to the server. Programming mistakes stay ValueError and RuntimeError.
         ├── DuplicateReport     the site has answered this round already
         ├── UnknownSite         the site is not in this round's cohort
         ├── WrongMechanism      the stated mechanism is not the plan's
+        ├── MalformedReceipt    a proof of the site's ledger is missing, or does not hold
+        ├── StaleLedger         the site's ledger is an older copy than it showed before
+        ├── ForkedLedger        the site's ledger is another history than it signed before
+        ├── WrongReserve        the site's ledger reserved something else than what the report says
         └── MalformedReport     the message can't be read at all
 """
 
@@ -137,6 +143,14 @@ class CheckpointInvalid(FedSealError):
     """A signed checkpoint can't be read."""
 
 
+class LedgerCorrupt(FedSealError):
+    """An entry or checkpoint of a ledger was changed, or is missing."""
+
+
+class LedgerRolledBack(FedSealError):
+    """A ledger is an older copy, or another history, than somebody knows."""
+
+
 class ReportRefused(FedSealError):
     """A reply that the server won't add to the sum."""
 
@@ -175,6 +189,22 @@ class UnknownSite(ReportRefused):
 
 class WrongMechanism(ReportRefused):
     """The stated mechanism is not the plan's."""
+
+
+class MalformedReceipt(ReportRefused):
+    """A proof of the site's ledger is missing, or does not hold."""
+
+
+class StaleLedger(ReportRefused):
+    """The site's ledger is an older copy than it showed before."""
+
+
+class ForkedLedger(ReportRefused):
+    """The site's ledger is another history than it signed before."""
+
+
+class WrongReserve(ReportRefused):
+    """The site's ledger reserved something else than what the report says."""
 
 
 class MalformedReport(ReportRefused):

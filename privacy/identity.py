@@ -96,6 +96,26 @@ class PublicIdentity:
         return self.verifying + self.mlkem + self.x25519
 
 
+class Signer:
+    """An Ed25519 key that signs a party's ledger: plain signatures, as C2SP signed-note demands."""
+
+    def __init__(self, name: str, key: Ed25519PrivateKey) -> None:
+        self.name, self._key = name, key
+        self.verifying = key.public_key().public_bytes_raw()
+
+    def __repr__(self) -> str:
+        return f"Signer({self.name!r})"
+
+    @staticmethod
+    def create(name: str) -> Signer:
+        """A fresh key from the operating system."""
+        return Signer(name, Ed25519PrivateKey.generate())
+
+    def sign_note(self, text: bytes) -> bytes:
+        """An Ed25519 signature, 64 bytes. A note begins with a letter, every other signed message with zeros."""
+        return self._key.sign(text)
+
+
 class Identity:
     """A party's private halves."""
 
@@ -143,6 +163,10 @@ class Identity:
             mlkem.public_key().public_bytes_raw(),
             x25519.public_key().public_bytes_raw(),
         )
+
+    def signer(self) -> Signer:
+        """What signs the party's ledger."""
+        return Signer(self.name, self._signing)
 
     def sign(self, purpose: str, message: bytes) -> bytes:
         """An Ed25519 signature, 64 bytes, over purpose, name and message."""

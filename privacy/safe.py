@@ -4,6 +4,7 @@
     keyring-1       epoch keys, locked by the key store; each change of the lock writes the next number
     identity.json   the public half of the owner's identity
     objects/        the vault: sealed objects, the private half among them
+    ledger.db       what was spent (`privacy/ledger.py`); its checkpoint is also kept in an anchor on another volume
 
 The folder appears whole or not at all, and every change is made under its lock.
 """
@@ -22,12 +23,15 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from privacy import files
 from privacy.errors import IdentityRefused, KeyFileInvalid, KeyRefused, KeyringDamaged, LockChanged, StorageFailed
-from privacy.identity import Identity, PublicIdentity
+from privacy.identity import Identity, PublicIdentity, Signer
 from privacy.keys import KeyRing, KeyStore
+from privacy.ledger import Ledger
+from privacy.ledger_rows import MemoryRows, SqliteRows
 from privacy.secret import Secret
-from privacy.unlocking import KeySettings, open_store, secret_files
+from privacy.unlocking import AbsolutePath, KeySettings, open_store, secret_files
 from privacy.vault import Label, Vault, is_name
 
+LEDGER = "ledger.db"
 _SETTINGS, _KEYRINGS, _IDENTITY, _VAULT = "safe.toml", "keyring-", "identity.json", "objects"
 
 
@@ -39,16 +43,21 @@ class _SafeSettings(BaseModel):
     format: Annotated[int, Field(ge=1, le=1, strict=True)] = 1
     name: str
     keyring: Annotated[int, Field(ge=1, strict=True)] = 1
+    anchor: AbsolutePath | None = None
     keys: KeySettings
 
 
 @dataclass(frozen=True, slots=True)
 class Safe:
-    """An unlocked safe."""
+    """An unlocked safe.
+
+    ledger: opens the owner's ledger, which is read when it is first used
+    """
 
     folder: Path
     name: str
     vault: Vault
+    ledger: Callable[[], Ledger]
 
     @staticmethod
     def create(folder: Path, name: str, keys: KeySettings, passphrase: Callable[[], Secret]) -> Safe:
@@ -75,6 +84,9 @@ class Safe:
             keyring = KeyRing.create(draft / f"{_KEYRINGS}{settings.keyring}", name, store)
             identity = Identity.create(name)
             Vault(draft / _VAULT, keyring).seal(Label("identity", "own"), [identity.to_secret().reveal()])
+            rows = SqliteRows.create(draft / LEDGER)
+            Ledger.create(rows, keyring, identity.signer())
+            rows.close()
             files.replace(draft / _IDENTITY, identity.public().to_json().encode() + b"\n")
             files.replace(draft / _SETTINGS, _toml(settings).encode())
             if in_place:
@@ -104,13 +116,21 @@ class Safe:
     @staticmethod
     def _opened(folder: Path, settings: _SafeSettings, store: KeyStore) -> Safe:
         keyring = KeyRing.open(folder / f"{_KEYRINGS}{settings.keyring}", settings.name, store)
-        return Safe(folder, settings.name, Vault(folder / _VAULT, keyring))
+        vault = Vault(folder / _VAULT, keyring)
+
+        def ledger() -> Ledger:
+            signer = _identity(vault, settings.name).signer()
+            return Ledger(SqliteRows(folder / LEDGER), vault.keyring, signer, _read(folder).anchor)
+
+        return Safe(folder, settings.name, vault, ledger)
 
     @staticmethod
     def throw_away(folder: Path, name: str) -> Safe:
         """A safe whose keys die with this process: what it leaves in the folder nobody can read."""
         files.make_folder(folder)
-        return Safe(folder, name, Vault(folder, KeyRing.throw_away(name), files.writing))
+        keyring = KeyRing.throw_away(name)
+        ledger = Ledger.create(MemoryRows(), keyring, Signer.create(name))
+        return Safe(folder, name, Vault(folder, keyring, files.writing), lambda: ledger)
 
     @contextmanager
     def changing(self) -> Iterator[Vault]:
@@ -129,8 +149,7 @@ class Safe:
 
     def identity(self) -> Identity:
         """The owner's private identity."""
-        secret = Secret(bytes(self.vault.open(Label("identity", "own"))))
-        return Identity.from_secret(self.name, secret)
+        return _identity(self.vault, self.name)
 
     def public_identity(self) -> PublicIdentity:
         """The identity that lies in the open.
@@ -156,13 +175,30 @@ class Safe:
         refuse_key_beside(self.folder, keys)
         store = open_store(keys, passphrase)
         with self.changing() as vault:
-            number = _read(self.folder).keyring + 1
-            settings = _SafeSettings(name=self.name, keyring=number, keys=keys)
+            before = _read(self.folder)
+            number = before.keyring + 1
+            settings = before.model_copy(update={"keyring": number, "keys": keys})
             text = _toml(settings).encode()
             keyring = vault.keyring.rewrapped(self.folder / f"{_KEYRINGS}{number}", store)
             files.replace(self.folder / _SETTINGS, text)
             vault.keyring = keyring
             self._sweep_keyrings()
+
+    def anchor_at(self, path: Path) -> None:
+        """From now on the ledger's newest checkpoint is also kept in this file, best on another volume.
+
+        Raises:
+            KeyFileInvalid: it lies inside the safe, where whoever puts back an older safe puts back the anchor too.
+            LedgerCorrupt: the ledger does not hold; an anchor of before is not asked, because it may be lost.
+        """
+        if self.folder.resolve() in path.resolve().parents:
+            raise KeyFileInvalid(f"{path} lies inside {self.folder}: keep the anchor on another volume")
+        with self.changing():
+            settings = _read(self.folder).model_copy(update={"anchor": path.absolute()})
+            ledger = Ledger(SqliteRows(self.folder / LEDGER), self.vault.keyring, self.identity().signer())
+            files.make_folder(path.parent)
+            files.replace(path, ledger.checkpoint().encode())
+            files.replace(self.folder / _SETTINGS, _toml(settings).encode())
 
     def _sweep_keyrings(self) -> None:
         """Deletes the keyrings that `safe.toml` does not name: a change of the lock that was killed left them."""
@@ -188,7 +224,12 @@ class Safe:
             for label in vault.list():
                 vault.reseal(label)
                 yield label
+            self.ledger().reseal()
             vault.keyring.retire([number for numbers in old.values() for number in numbers])
+
+
+def _identity(vault: Vault, name: str) -> Identity:
+    return Identity.from_secret(name, Secret(bytes(vault.open(Label("identity", "own")))))
 
 
 def is_safe(folder: Path) -> bool:

@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from flwr.app import Message
 
 from federation.messages import read_evaluation, read_report
 from federation.orders import EvaluateReport, Expectation, Refusal, TrainReport
+from privacy.entries import Reserved
 from privacy.errors import DuplicateReport, MalformedReport, UnknownSite
+from privacy.shown import Shown
+from server.witness import Witness
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A report that may be added, and what its site's ledger reserved in this run since it was last seen."""
+
+    report: TrainReport
+    reserved: tuple[Reserved, ...]
 
 
 @dataclass(slots=True, kw_only=True)
 class Admission:
-    """The door of one round: who was asked, who has answered, and what a report must match."""
+    """The door of one round: what each node was shown, who has answered, and what a report must match."""
 
     expected: Expectation
-    asked: frozenset[int]
+    witness: Witness
+    asked: Mapping[int, tuple[Shown, ...]]
     answered: set[int] = field(default_factory=set)
 
-    def admit(self, node: int, reply: Message) -> TrainReport | Refusal:
-        """A report to add, or a site's refusal.
+    def admit(self, node: int, reply: Message) -> Admitted | Refusal:
+        """A report to add, whose site's ledger proves its price, or a site's refusal.
 
         Raises:
             ReportRefused: one of its kinds; the round goes on without this reply.
         """
         self._refuse_stranger(node, reply)
         report = read_report(reply.content, self.expected)
-        self._note(node, report)
-        return report
+        if isinstance(report, Refusal):
+            return report
+        self.answered.add(node)
+        return Admitted(report, self.witness.judge(node, report, self.asked[node]))
 
     def admit_evaluation(self, node: int, reply: Message) -> EvaluateReport | Refusal:
         """A site's metric sums to pool, or its refusal.
@@ -38,13 +53,9 @@ class Admission:
         """
         self._refuse_stranger(node, reply)
         report = read_evaluation(reply.content, self.expected.address)
-        self._note(node, report)
-        return report
-
-    def _note(self, node: int, report: TrainReport | EvaluateReport | Refusal) -> None:
-        """A refusal names no round: one that comes late must not keep out the report of this round."""
-        if not isinstance(report, Refusal):
+        if not isinstance(report, Refusal):  # a refusal names no round: one that comes late keeps no report out
             self.answered.add(node)
+        return report
 
     def _refuse_stranger(self, node: int, reply: Message) -> None:
         if reply.has_error():

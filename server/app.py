@@ -22,6 +22,7 @@ from privacy.process import forbid_core_dumps
 from server.records import Observer, RoundRecord, RunResult
 from server.rounds import Setup, run_rounds
 from server.run_folder import RunFolder
+from server.witness import Witness
 
 _LOG = logging.getLogger("flwr.fedseal")  # Flower shows, and gives `flwr log`, what is below its own logger
 
@@ -47,8 +48,10 @@ def setup_from_context(context: Context) -> Setup:
             "this server has no key for the models that it keeps: make one with `fedseal key new FILE`, on another "
             "volume than the runs, and start the server with FEDSEAL_KEY_FILE=FILE"
         )
-    folder = RunFolder(Path(os.environ.get("FEDSEAL_RUNS", "runs")), simulation_seed=None, key_file=Path(key_file))
-    return Setup(task=load_task(plan.task), plan=plan, observers=(folder, LogLines()))
+    runs = Path(os.environ.get("FEDSEAL_RUNS", "runs"))
+    folder = RunFolder(runs, simulation_seed=None, key_file=Path(key_file))
+    witness = Witness(path=runs / "ledgers.json")
+    return Setup(task=load_task(plan.task), plan=plan, observers=(folder, LogLines()), witness=witness)
 
 
 class LogLines(Observer):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from federation.orders import Refusal, TrainReport
+from federation.orders import Refusal
 from federation.plan import Plan
 from privacy.errors import BudgetExhausted
+from server.admission import Admitted
 from server.records import Refused, SiteRecord
 from server.spending import Spending
 
@@ -28,11 +29,12 @@ class Roster:
         self._rounds: Counter[int] = Counter()
         self._refusals: Counter[int] = Counter()
 
-    def took_part(self, node: int, report: TrainReport) -> tuple[str, float]:
-        """Counts an admitted report; returns the site's name and the report's weight."""
+    def took_part(self, node: int, admitted: Admitted) -> tuple[str, float]:
+        """Counts an admitted report and what its site's ledger shows; returns the site's name and the weight."""
+        report = admitted.report
         name = self._called(node, report.site)
         self._rounds[node] += 1
-        self.spending.add(name, report.mechanism)
+        self.spending.add(name, (found.mechanism for found in admitted.reserved if found.mechanism is not None))
         declared = self._declared.setdefault(node, report.declared_rows)
         if self._aggregation.weights == "uniform":
             return name, 1.0

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from federation.layout import Layout
-from federation.messages import payload_bytes, write_order
-from federation.orders import Address, EvaluateReport, Expectation, Order, Refusal, TrainReport
+from federation.messages import payload_bytes, shown_with, write_order
+from federation.orders import Address, EvaluateReport, Expectation, Order, Refusal
 from federation.plan import Plan
 from federation.promise import round_mechanism
 from federation.seeding import first_model
 from federation.task import Task
 from privacy.errors import ReportRefused, RunFailed
-from server.admission import Admission
+from server.admission import Admission, Admitted
 from server.aggregation import Aggregate, aggregate
 from server.cohort import cohort
 from server.exchange import Exchange
@@ -34,10 +34,11 @@ from server.metric_pool import MetricPool
 from server.optimizers import ServerState, advance
 from server.records import Observer, Refused, RoundRecord, RunResult
 from server.roster import Roster
+from server.witness import Witness
 
 _LOG = logging.getLogger(__name__)
 
-_Report = TypeVar("_Report", TrainReport, EvaluateReport)
+_Answer = TypeVar("_Answer", Admitted, EvaluateReport)
 
 Judge = Callable[[NDArray[np.float32]], Mapping[str, float]]
 
@@ -46,13 +47,15 @@ Judge = Callable[[NDArray[np.float32]], Mapping[str, float]]
 class Setup:
     """What a run needs besides sites.
 
-    judge: figures of a model vector that only a simulator can compute; None in deployments
+    judge:   figures of a model vector that only a simulator can compute; None in deployments
+    witness: what the server has seen of the sites' ledgers
     """
 
     task: Task
     plan: Plan
     observers: Sequence[Observer] = ()
     judge: Judge | None = None
+    witness: Witness = field(default_factory=Witness)
 
 
 def run_rounds(grid: Grid, setup: Setup) -> RunResult:
@@ -171,12 +174,13 @@ class _Run:
 
     def _train(self, number: int, asked: list[int], tally: _Tally) -> None:
         admission = self._admission(number, asked)
-        replies = self._replies(number, asked, self._state.vector, MessageType.TRAIN, tally)
-        for node, report in self._admitted(self._watched(number, len(asked), replies), admission.admit, tally):
-            name, weight = self._roster.took_part(node, report)
-            tally.total.add(report.update, weight)
+        replies = self._replies(admission, self._state.vector, MessageType.TRAIN, tally)
+        for node, admitted in self._admitted(self._watched(number, len(asked), replies), admission.admit, tally):
+            name, weight = self._roster.took_part(node, admitted)
+            tally.total.add(admitted.report.update, weight)
             tally.answered.append(name)
-            tally.seeded |= report.seeded
+            tally.seeded |= admitted.report.seeded
+        self._setup.witness.save()
 
     def _watched(
         self, number: int, cohort: int, replies: Iterator[tuple[int, Message]]
@@ -189,9 +193,9 @@ class _Run:
     def _admitted(
         self,
         replies: Iterator[tuple[int, Message]],
-        admit: Callable[[int, Message], _Report | Refusal],
+        admit: Callable[[int, Message], _Answer | Refusal],
         tally: _Tally,
-    ) -> Iterator[tuple[int, _Report]]:
+    ) -> Iterator[tuple[int, _Answer]]:
         """Yields the reports that the door lets in; notes the others, and the sites' refusals."""
         for node, reply in replies:
             try:
@@ -205,12 +209,14 @@ class _Run:
                 yield node, answer
 
     def _replies(
-        self, number: int, asked: list[int], vector: NDArray[np.float32], kind: str, tally: _Tally
+        self, admission: Admission, vector: NDArray[np.float32], kind: str, tally: _Tally
     ) -> Iterator[tuple[int, Message]]:
-        """Sends one order to every node asked; yields the replies, and notes the silent."""
-        order = write_order(Order(address=self._address(number), cohort=len(asked), vector=vector))
-        tally.bytes_down += payload_bytes(order) * len(asked)
-        for node, reply in self._exchange.ask(dict.fromkeys(asked, order), kind, number):
+        """Sends every node asked its order; yields the replies, and notes the silent."""
+        address, asked = admission.expected.address, admission.asked
+        plain = write_order(Order(address=address, cohort=len(asked), vector=vector))
+        tally.bytes_down += payload_bytes(plain) * len(asked)
+        orders = {node: shown_with(plain, shown) for node, shown in asked.items()}
+        for node, reply in self._exchange.ask(orders, kind, address.round):
             tally.bytes_up += payload_bytes(reply.content) if reply.has_content() else 0
             yield node, reply
         for node in sorted(self._exchange.silent):
@@ -234,7 +240,7 @@ class _Run:
 
     def _plain_sums(self, number: int, asked: list[int], tally: _Tally) -> dict[str, Tensor]:
         admission, pool = self._admission(number, asked), MetricPool()
-        replies = self._replies(number, asked, self._state.average, MessageType.EVALUATE, tally)
+        replies = self._replies(admission, self._state.average, MessageType.EVALUATE, tally)
         for node, report in self._admitted(replies, admission.admit_evaluation, tally):
             pool.add(node, report.sums)
         for node, outvoted in pool.outvoted():
@@ -246,7 +252,8 @@ class _Run:
 
     def _admission(self, number: int, asked: list[int]) -> Admission:
         expected = Expectation(address=self._address(number), layout=self._layout, mechanism=self._mechanism)
-        return Admission(expected=expected, asked=frozenset(asked))
+        shown = {node: self._setup.witness.shown_to(node) for node in asked}
+        return Admission(expected=expected, witness=self._setup.witness, asked=shown)
 
     def _why_stop(self, number: int, able: list[int], good: int) -> str:
         if able and all(node in self._roster.out_of_budget for node in able):

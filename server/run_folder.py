@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -47,10 +50,25 @@ class RunFolder(Observer):
         self._safe: Safe | None = None
         self.path = parent
 
+    @contextmanager
+    def claimed(self, plan: Plan) -> Iterator[Path]:
+        """The run's folder before the run starts; if the block fails before it does, the folder goes."""
+        self._claim(plan, datetime.now(UTC))
+        try:
+            yield self.path
+        except BaseException:
+            if not self._facts:
+                shutil.rmtree(self.path)
+            raise
+
+    def _claim(self, plan: Plan, time: datetime) -> None:
+        if self.path == self._parent:
+            self.path = _fresh_folder(self._parent, f"{time:%Y%m%d-%H%M%S}-{plan.name}")
+
     def run_started(self, run: str, plan: Plan, nodes: int) -> None:
         started = datetime.now(UTC)
         key_file = KeyFileSettings(path=self._key_file.resolve()) if self._key_file else None
-        self.path = _fresh_folder(self._parent, f"{started:%Y%m%d-%H%M%S}-{plan.name}")
+        self._claim(plan, started)
         _point_latest(self._parent, self.path)
         self._facts = {
             "run": run,

@@ -1,35 +1,31 @@
-"""What each site's admitted reports say it has spent. Facts are kept; epsilon is computed when asked for."""
+"""What each site's ledger shows that it has spent in this run. Facts are kept; epsilon is computed when asked for."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-from privacy.accountant import epsilon
+from privacy.budget import Tally
 from privacy.mechanism import Mechanism
 
 
 @dataclass(slots=True, kw_only=True)
 class Spending:
-    """Mechanisms by site name, equal ones counted together."""
+    """Mechanisms by site name, at one delta."""
 
     delta: float
-    _releases: dict[str, Counter[Mechanism]] = field(default_factory=dict)
+    _tallies: dict[str, Tally] = field(default_factory=dict)
 
-    def add(self, site: str, mechanism: Mechanism | None) -> None:
-        """Counts one more round of a site; None (no privacy) counts nothing."""
-        if mechanism is not None:
-            self._releases.setdefault(site, Counter())[mechanism] += 1
+    def add(self, site: str, mechanisms: Iterable[Mechanism]) -> None:
+        """Counts the mechanisms that a site's ledger reserved."""
+        for mechanism in mechanisms:
+            self._tallies.setdefault(site, Tally()).add(mechanism)
 
     def epsilon_of(self, site: str) -> float | None:
-        """What the site has spent at this delta; None if it never reported a mechanism."""
-        releases = self._releases.get(site)
-        return None if releases is None else epsilon(_merged(releases), self.delta)
+        """What the site has spent at this delta; None if its ledger never reserved a mechanism."""
+        tally = self._tallies.get(site)
+        return None if tally is None else tally.epsilon(self.delta)
 
     def by_site(self) -> dict[str, float]:
-        """Epsilon of every site that reported a mechanism."""
-        return {site: epsilon(_merged(releases), self.delta) for site, releases in self._releases.items()}
-
-
-def _merged(releases: Counter[Mechanism]) -> list[Mechanism]:
-    return [replace(mechanism, steps=mechanism.steps * count) for mechanism, count in releases.items()]
+        """Epsilon of every site whose ledger reserved a mechanism."""
+        return {site: tally.epsilon(self.delta) for site, tally in self._tallies.items()}

@@ -1,21 +1,58 @@
-"""Simulated sites hold their records as deployed sites do: sealed, in a vault whose keys live only in this process."""
+"""Simulated sites hold their records as deployed sites do: sealed, beside a ledger in which each release is reserved.
+
+The keys live in this process only and the ledgers in its memory, unless the run keeps its sites: then each is a safe
+like a deployed one, for `fedseal ledger` and `fedseal site` to look into.
+"""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Callable
 from pathlib import Path
 
 from clients.data import DataSet
+from clients.registers import register_data
 from clients.sealing import Source, seal_rows
+from federation.plan import Plan
 from federation.rows import Rows
+from privacy.entries import BudgetSet
+from privacy.ledger import Ledger, now
+from privacy.passphrases import nobody_to_ask
 from privacy.safe import Safe
+from privacy.unlocking import KeyFileSettings
 
 _DATA_SET = "records"
 
+MakeSafe = Callable[[str], Safe]
 
-def sealed_records(folder: Path, site: str, rows: Rows) -> DataSet:
-    """The records, sealed in the site's own part of `folder`."""
-    safe = Safe.throw_away(folder / site, site)
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    source = Source(name=_DATA_SET, imported=now, columns=tuple(rows.fields))
-    return seal_rows(safe.vault, source, [(rows, None)])
+
+def throw_away_safes(folder: Path) -> MakeSafe:
+    """Safes whose keys die with this process, each in its own part of `folder`."""
+    return lambda site: Safe.throw_away(folder / site, site)
+
+
+def kept_safes(folder: Path, key_file: Path) -> MakeSafe:
+    """Safes that the key file opens again after the run."""
+    return lambda site: Safe.create(folder / site, site, KeyFileSettings(path=key_file), nobody_to_ask)
+
+
+def sealed_site(safe: Safe, rows: Rows, plan: Plan) -> tuple[DataSet, Ledger]:
+    """The records, sealed in the site's safe, and the ledger that holds their account, its budget the plan's own."""
+    source = Source(name=_DATA_SET, imported=now(), columns=tuple(rows.fields))
+    ledger = safe.ledger()
+    ledger.set_budget(simulated_budget(plan))
+    data = seal_rows(safe.vault, source, [(rows, None)])
+    register_data(safe.vault, ledger, data.facts)
+    return data, ledger
+
+
+def simulated_budget(plan: Plan) -> BudgetSet:
+    """What a simulated site allows: what the plan asks for."""
+    return BudgetSet(
+        time=now(),
+        account=None,
+        epsilon=plan.privacy.epsilon,
+        delta=plan.privacy.delta,
+        per_run=None,
+        per_round=None,
+        allow=[plan.privacy.unit, "plain-metrics"],
+    )

@@ -28,12 +28,13 @@ from federation.seeding import first_model
 from federation.site_info import SiteInfo
 from federation.task import Task
 from privacy.errors import DataInvalid, PlanInvalid
+from privacy.ledger import Ledger
 from server.app import server_app
 from server.records import Observer, RoundRecord, RunResult, SiteRecord
 from server.rounds import Setup
 from server.run_folder import RunFolder
 from simulations.engine import InProcessGrid
-from simulations.sealed_sites import sealed_records
+from simulations.sealed_sites import MakeSafe, kept_safes, sealed_site, throw_away_safes
 
 _SITES_KEPT = 256
 _LARGE_MODEL = 1_000_000
@@ -75,6 +76,7 @@ class Options:
     workers:     sites that train at once, in threads
     out:         the folder that run folders are made in; None writes nothing
     key_file:    what locks the run's models; None throws the key away with the process
+    keep_sites:  whether the sites' safes stay in the run's folder, locked by the key file as well
     export:      whether the last model is also written in the clear
     observers:   who watches the run
     """
@@ -83,6 +85,7 @@ class Options:
     workers: int = 1
     out: Path | None = None
     key_file: Path | None = None
+    keep_sites: bool = False
     export: bool = False
     observers: Sequence[Observer] = ()
 
@@ -109,15 +112,28 @@ def simulate(task: Task, plan: Plan, sites: int | Sequence[Rows], options: Optio
         )
     if plan.is_private:
         refuse_unsupported_model(task.model())
-    with TemporaryDirectory(prefix="fedseal-") as vaults:
-        federation = _Federation(task, plan, sites, options.data_folder, Path(vaults))
-        return _run(federation, task, plan, options)
-
-
-def _run(federation: _Federation, task: Task, plan: Plan, options: Options) -> Result:
     folder = None
     if options.out:
         folder = RunFolder(options.out, simulation_seed=plan.seed, key_file=options.key_file, export=options.export)
+    with _safes(folder, plan, options) as safe_of:
+        federation = _Federation(task, plan, sites, options.data_folder, safe_of)
+        return _run(federation, task, plan, options, folder)
+
+
+@contextmanager
+def _safes(folder: RunFolder | None, plan: Plan, options: Options) -> Iterator[MakeSafe]:
+    """Where the sites' safes are made: in the run's folder if they are kept, else where they go with the process."""
+    if not options.keep_sites:
+        with TemporaryDirectory(prefix="fedseal-") as vaults:
+            yield throw_away_safes(Path(vaults))
+        return
+    if folder is None or options.key_file is None:
+        raise PlanInvalid("sites are kept in a run's folder and locked by a key file: name both, or don't keep them")
+    with folder.claimed(plan) as path:
+        yield kept_safes(path / "sites", options.key_file)
+
+
+def _run(federation: _Federation, task: Task, plan: Plan, options: Options, folder: RunFolder | None) -> Result:
     keeper = _Keeper()
     setup = Setup(
         task=task,
@@ -147,23 +163,20 @@ def _torch_threads(parameters: int) -> Iterator[None]:
 
 
 class _Federation:
-    """All sites of a simulation: who they are, what they declare, their sealed records, and pooled held-out ones.
+    """All sites of a simulation: who they are, what they declare, their sealed records, and pooled held-out ones."""
 
-    vaults: a folder for the sites' sealed records, whose keys are only here
-    """
-
-    def __init__(self, task: Task, plan: Plan, sites: int, data_folder: Path | None, vaults: Path) -> None:
+    def __init__(self, task: Task, plan: Plan, sites: int, data_folder: Path | None, safe_of: MakeSafe) -> None:
         self._task = task
         self._plan = plan
         self.count = sites
         self._data_folder = data_folder
         self._declared = [0] * sites
-        self._data: list[DataSet] = []
+        self._sealed: list[tuple[DataSet, Ledger]] = []
         held_out: list[Rows] = []
         for index in range(sites):
             info = self._info(index)
             rows = task.rows(info)
-            self._data.append(sealed_records(vaults, info.name, rows))
+            self._sealed.append(sealed_site(safe_of(info.name), rows, plan))
             train, test = split(rows, plan.data.test_share, plan.seed)
             self._declared[index] = public_size(len(train))
             if len(test):
@@ -201,7 +214,8 @@ class _Federation:
         return SiteInfo.from_node_config(self.node_config(index), self._plan)
 
     def _made(self, index: int) -> Site:
-        return Site(task=self._task, info=self._info(index), plan=self._plan, data=self._data[index])
+        data, ledger = self._sealed[index]
+        return Site(task=self._task, info=self._info(index), plan=self._plan, ledger=ledger, data=data)
 
 
 def public_size(records: int) -> int:

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import lru_cache, partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,20 +27,27 @@ from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 from torch import nn
 
+from clients.account import Account
 from federation.layout import Layout
 from federation.messages import read_order, write_report
-from federation.orders import TrainReport
+from federation.orders import TrainReport, digest_of_report
 from federation.plan import CohortSettings, Plan, PrivacySettings
 from federation.rows import Rows
 from federation.site_info import SiteInfo
 from federation.task import Task
+from privacy.identity import Signer
+from privacy.keys import KeyRing
+from privacy.ledger import Ledger
+from privacy.ledger_rows import MemoryRows
 from server.app import server_app
 from server.records import Observer, RoundRecord
 from server.rounds import Setup
 from simulations.engine import InProcessGrid
+from simulations.sealed_sites import simulated_budget
 
 PARAMETERS = 10_000
 _SIDE, _ADDED = 100, np.float32(0.5)
+_WITHOUT_PRIVACY = Plan(privacy=PrivacySettings(unit="none"))
 
 
 def main(engine: str, clients: int, rounds: int) -> list[tuple[float, float]]:
@@ -100,21 +107,34 @@ def adding_client() -> ClientApp:
     """A ClientApp that answers FedSeal's orders as a site does, but adds a constant where a site would train."""
     app = ClientApp()
     layout = Layout.of(_Square().model())
+    account_of = lru_cache(maxsize=None)(_account)
 
     @app.train()
     def train(message: Message, context: Context) -> Message:
         order = read_order(message.content, layout)
+        site = f"site-{context.node_config['partition-id']}"
+        account = account_of(site)
+        reservation = account.reserve(order, _WITHOUT_PRIVACY, "update", None)
+        update = (order.vector + _ADDED) - order.vector  # (P,)
         report = TrainReport(
             address=order.address,
-            site=f"site-{context.node_config['partition-id']}",
-            update=(order.vector + _ADDED) - order.vector,  # (P,)
+            site=site,
+            update=update,
             mechanism=None,
             declared_rows=0,
             seeded=False,
+            receipt=account.settle(reservation, digest_of_report(order.address, site, update)),
         )
         return Message(write_report(report), reply_to=message)
 
     return app
+
+
+def _account(site: str) -> Account:
+    """The account of a site that lives in memory and may train without privacy."""
+    ledger = Ledger.create(MemoryRows(), KeyRing.throw_away(site), Signer.create(site))
+    ledger.set_budget(simulated_budget(_WITHOUT_PRIVACY))
+    return Account(ledger=ledger, data=None)
 
 
 def flower_client() -> ClientApp:
@@ -132,7 +152,7 @@ def flower_client() -> ClientApp:
 
 
 def _fedseal_server(clients: int, rounds: int, clock: _Clock) -> ServerApp:
-    plan = Plan(rounds=rounds, privacy=PrivacySettings(unit="none"), cohort=CohortSettings(quorum=clients))
+    plan = _WITHOUT_PRIVACY.model_copy(update={"rounds": rounds, "cohort": CohortSettings(quorum=clients)})
     setup = Setup(task=_Square(), plan=plan, observers=(clock,))
     return server_app(lambda _: setup)
 

@@ -1,0 +1,77 @@
+"""What a site does with its ledger in a round: look at what the server shows, reserve, settle, and show what grew.
+
+Every release goes through here: nothing leaves a site that was not reserved before a record was read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from clients.data import DataSet
+from clients.registers import register_data
+from federation.orders import Order
+from federation.plan import Plan
+from federation.promise import budget
+from privacy.budget import UNSEALED
+from privacy.entries import Purpose, Reserved
+from privacy.ledger import Ledger, Ticket, now
+from privacy.mechanism import Mechanism
+from privacy.receipts import Receipt
+from privacy.witness import digest_of, newer_views
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A release that may be made: its ticket, and how many of the ledger's entries the server knew."""
+
+    ticket: Ticket
+    known: int
+
+
+@dataclass(slots=True, kw_only=True)
+class Account:
+    """The account of a site's records in its ledger.
+
+    data: the sealed data set whose account it is; None: the account of all records that the site never sealed
+    """
+
+    ledger: Ledger
+    data: DataSet | None
+
+    def reserve(self, order: Order, plan: Plan, purpose: Purpose, mechanism: Mechanism | None) -> Reservation:
+        """Makes the price of a release durable, before a record is read.
+
+        Raises:
+            OrderRefused: the server shows other checkpoints than before, the site's budget does not allow the release,
+                or the order was answered before.
+            BudgetExhausted: the release would pass the site's budget, or the plan's.
+            LedgerRolledBack: the server knows a newer or another ledger of this site.
+            LedgerCorrupt, StorageFailed, StorageBusy, KeyRefused: the ledger can't be relied on.
+        """
+        known, newer = self._look_at(order)
+        if self.data is not None:
+            register_data(self.data.vault, self.ledger, self.data.facts)
+        asked = Reserved(
+            time=now(),
+            account=UNSEALED if self.data is None else self.data.facts.fingerprint,
+            run=order.address.run,
+            round=order.address.round,
+            plan=order.address.plan,
+            purpose=purpose,
+            mechanism=mechanism,
+            witnessed=digest_of(order.shown),
+        )
+        wish = budget(plan) if plan.is_private else None
+        return Reservation(self.ledger.reserve(asked, wish, newer), known)
+
+    def settle(self, reservation: Reservation, report: bytes) -> Receipt:
+        """Notes the SHA-256 of what leaves; returns what the server gets to see of the ledger. Raises as `reserve`."""
+        self.ledger.settle(reservation.ticket, report)
+        return self.ledger.receipt(reservation.ticket.reserved.run, reservation.known)
+
+    def _look_at(self, order: Order) -> tuple[int, dict[str, str]]:
+        """How many entries of this ledger the server knows, and which checkpoints of others are newer than before."""
+        mine = [shown for shown in order.shown if shown.origin == self.ledger.origin]
+        known = max((self.ledger.refuse_rollback(shown.note, "the server") for shown in mine), default=0)
+        others = [shown for shown in order.shown if shown.origin != self.ledger.origin]
+        return known, newer_views(self.ledger.seen(), others)

@@ -1,0 +1,173 @@
+"""What was spent, by whom, and whether a release may still be made: a ledger's entries, interpreted.
+
+Budgets belong to data sets (accounts), not to runs. Two data sets that share a unit are composed in the worst case:
+what is spent on either counts for both, because that unit may be in both; records that were never sealed may be any.
+The site's budget and the plan's wish are both held: the stricter wins. Nothing is stored here; every figure comes from
+the accountant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+
+from privacy.accountant import Budget, epsilon
+from privacy.entries import BudgetSet, DataRegistered, Entry, Reserved
+from privacy.errors import BudgetExhausted, OrderRefused
+from privacy.mechanism import Mechanism
+
+UNSEALED = "unsealed"
+
+
+@dataclass(slots=True)
+class Tally:
+    """Releases, equal mechanisms counted together; `unprotected` counts updates that left without privacy."""
+
+    mechanisms: Counter[Mechanism] = field(default_factory=Counter)
+    unprotected: int = 0
+
+    def add(self, mechanism: Mechanism | None) -> None:
+        """Counts one more release."""
+        if mechanism is None:
+            self.unprotected += 1
+        else:
+            self.mechanisms[mechanism] += 1
+
+    @property
+    def releases(self) -> int:
+        """How many were counted."""
+        return self.unprotected + self.mechanisms.total()
+
+    @property
+    def units(self) -> set[str]:
+        """The units of privacy of its mechanisms."""
+        return {mechanism.unit for mechanism in self.mechanisms}
+
+    def epsilon(self, delta: float, *more: Mechanism) -> float:
+        """What all of it costs at `delta`, with `more` on top; infinite once something left without privacy."""
+        if self.unprotected:
+            return math.inf
+        counted = self.mechanisms + Counter(more)
+        return epsilon([replace(found, steps=found.steps * count) for found, count in counted.items()], delta)
+
+    @staticmethod
+    def union(parts: Iterable[Tally]) -> Tally:
+        """All releases of the parts."""
+        whole = Tally()
+        for part in parts:
+            whole.mechanisms.update(part.mechanisms)
+            whole.unprotected += part.unprotected
+        return whole
+
+
+@dataclass(slots=True)
+class Books:
+    """What a ledger's entries come to: spending by account and run, overlaps, names and budgets."""
+
+    by_account: defaultdict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
+    by_run: defaultdict[tuple[str, str], Tally] = field(default_factory=lambda: defaultdict(Tally))
+    budgets: dict[str | None, BudgetSet] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=lambda: {UNSEALED: "unsealed records"})
+    _overlaps: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+
+    def add(self, entry: Entry) -> None:
+        """Takes one more entry into account."""
+        match entry:
+            case Reserved(purpose="metrics", mechanism=None):
+                pass  # exact metrics: no epsilon speaks of them, and every report says so
+            case Reserved():
+                self.by_account[entry.account].add(entry.mechanism)
+                self.by_run[entry.account, entry.run].add(entry.mechanism)
+            case DataRegistered():
+                self.names[entry.account] = entry.name
+                for other in entry.overlaps:
+                    self._overlaps[entry.account].add(other)
+                    self._overlaps[other].add(entry.account)
+            case BudgetSet():
+                self.budgets[entry.account] = entry
+            case _:
+                pass
+
+    def alike(self, account: str) -> set[str]:
+        """The accounts whose spending counts for this one, itself among them."""
+        if account == UNSEALED:
+            return {*self.names, *self.by_account}
+        others = self._overlaps.get(account, set())
+        return {account, *others, UNSEALED} if UNSEALED in self.by_account else {account, *others}
+
+    def knows(self, data: DataRegistered) -> bool:
+        """Whether nothing that this entry says is new."""
+        return self.names.get(data.account) == data.name and set(data.overlaps) <= self._overlaps.get(
+            data.account, set()
+        )
+
+    def spent(self, account: str) -> Tally:
+        """All that was released of the units of an account."""
+        return Tally.union(self.by_account[each] for each in sorted(self.alike(account)) if each in self.by_account)
+
+    def spent_in(self, account: str, run: str) -> Tally:
+        """What one run released of them."""
+        return Tally.union(self.by_run[each, run] for each in sorted(self.alike(account)) if (each, run) in self.by_run)
+
+    def budget(self, account: str) -> BudgetSet | None:
+        """What may be spent on an account."""
+        return self.budgets.get(account) or self.budgets.get(None)
+
+    def refuse(self, asked: Reserved, wish: Budget | None) -> None:
+        """Passes a release that the site's budgets and the plan's wish still cover.
+
+        wish: the plan's budget of one run; None: the plan states none
+
+        Raises:
+            OrderRefused: no budget is set, or what is asked is not allowed, or can't be priced with what was spent.
+            BudgetExhausted: with what was spent, asked and left.
+        """
+        name = self.names.get(asked.account, asked.account[:16])
+        budget = self.budget(asked.account)
+        if budget is None:
+            raise OrderRefused(
+                f"no budget is set for data set {name!r}: `fedseal ledger budget set --epsilon E --delta D` at the site"
+            )
+        self._refuse_kind(asked, budget, name)
+        if asked.mechanism is None:
+            return
+        for account in sorted(self.alike(asked.account)):
+            limit = self.budget(account)
+            if limit is not None:
+                called = self.names.get(account, account[:16])
+                self._hold(
+                    f"data set {called!r}, for ever", self.spent(account), asked.mechanism, limit.epsilon, limit.delta
+                )
+        in_run = self.spent_in(asked.account, asked.run)
+        if budget.per_run is not None:
+            self._hold(f"data set {name!r}, a run", in_run, asked.mechanism, budget.per_run, budget.delta)
+        if budget.per_round is not None:
+            self._hold(f"data set {name!r}, a release", Tally(), asked.mechanism, budget.per_round, budget.delta)
+        if wish is not None:
+            self._hold("the plan, its run", in_run, asked.mechanism, wish.epsilon, wish.delta)
+
+    def _refuse_kind(self, asked: Reserved, budget: BudgetSet, name: str) -> None:
+        kind = asked.mechanism.unit if asked.mechanism else "plain-metrics" if asked.purpose == "metrics" else "none"
+        if kind not in budget.allow:
+            raise OrderRefused(
+                f"this site's budget does not allow {kind!r} for data set {name!r}, only {', '.join(budget.allow)}; "
+                "its engineer may allow it with `fedseal ledger budget set --allow`"
+            )
+        others = self.spent(asked.account).units - {kind}
+        if asked.mechanism is not None and others:
+            raise OrderRefused(
+                f"the account of data set {name!r} counts in units of {', '.join(sorted(others))}: a release in units "
+                f"of {kind} has no common epsilon with it; ask for a plan with that privacy.unit"
+            )
+
+    @staticmethod
+    def _hold(whose: str, spent: Tally, asked: Mechanism, limit: float, delta: float) -> None:
+        after = spent.epsilon(delta, asked)
+        if after > limit:
+            before = spent.epsilon(delta)
+            raise BudgetExhausted(
+                f"budget of {whose}: epsilon {limit:g} at delta {delta:g}; spent {before:.4f} in {spent.releases} "
+                f"releases, left {max(limit - before, 0):.4f}, and this release would make it {after:.4f}"
+            )

@@ -1,0 +1,134 @@
+"""The server's memory of every site's ledger: the last signed checkpoint, and what each report must prove beside it.
+
+In a deployment the memory is a file, so that it outlives runs: a site whose ledger was put back, replaced or begun anew
+is noticed in the next run as well. Checkpoints are public facts and lie in the open. Must never add a report whose
+ledger did not grow from the one that the server knows, or did not reserve and settle this very report.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from federation.orders import Address, TrainReport, digest_of_report
+from privacy import files
+from privacy.entries import Entry, Reserved, Settled
+from privacy.errors import FedSealError, MalformedReceipt, RunFailed, StaleLedger, WrongReserve
+from privacy.receipts import judged
+from privacy.shown import Shown, checked, site_of
+from privacy.witness import digest_of
+
+_SHOWN_TO_ALL = 128
+_NEIGHBOURS = 8
+
+
+@dataclass(slots=True, kw_only=True)
+class Witness:
+    """What the server has seen of the sites' ledgers.
+
+    path: the file that keeps it over runs; None forgets it with the process
+    """
+
+    path: Path | None = None
+    _shown: dict[str, Shown] = field(default_factory=dict)
+    _ledgers: dict[str, str] = field(default_factory=dict)
+    _of_node: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for shown in self._read():
+            self._remember(shown)
+
+    def shown_to(self, node: int) -> tuple[Shown, ...]:
+        """The checkpoints for a site's order: of all sites, or in large federations its own and its neighbours'."""
+        if len(self._shown) <= _SHOWN_TO_ALL:
+            return tuple(self._shown.values())
+        own = self._of_node.get(node)
+        origins = list(self._shown)
+        start = origins.index(own) if own is not None else 0
+        around = [origins[(start + step) % len(origins)] for step in range(_NEIGHBOURS + 1)]
+        return tuple(self._shown[origin] for origin in around)
+
+    def judge(self, node: int, report: TrainReport, shown: tuple[Shown, ...]) -> tuple[Reserved, ...]:
+        """The reserves that the site's ledger shows since the last time, this report's among them.
+
+        shown: what the site's order showed
+
+        Raises:
+            MalformedReceipt: a signature or proof does not hold.
+            StaleLedger, ForkedLedger: the ledger is an older copy, another history, or another ledger than before.
+            WrongReserve: it did not reserve this round, or did not settle this report.
+        """
+        receipt = report.receipt
+        found = Shown(verifying=receipt.verifying, note=receipt.note)
+        self._refuse_other_ledger(node, found)
+        _, entries = judged(receipt, self._shown.get(found.origin))
+        self._remember(found)
+        self._of_node[node] = found.origin
+        _refuse_wrong_reserve(report, entries, digest_of(shown))
+        return tuple(entry for entry in entries.values() if isinstance(entry, Reserved))
+
+    def save(self) -> None:
+        """Makes the memory durable, where it has a file.
+
+        Raises:
+            StorageFailed: the disk refused.
+        """
+        if self.path is not None:
+            lines = [{"verifying": shown.verifying.hex(), "note": shown.note} for shown in self._shown.values()]
+            files.make_folder(self.path.parent)
+            files.replace(self.path, json.dumps(lines, indent=1).encode())
+
+    def _read(self) -> list[Shown]:
+        if self.path is None or not self.path.exists():
+            return []
+        try:
+            found = json.loads(self.path.read_bytes())
+            shown = [Shown(verifying=bytes.fromhex(line["verifying"]), note=line["note"]) for line in found]
+            for each in shown:
+                checked(each)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, FedSealError):
+            raise RunFailed(
+                f"{self.path} can't be read: it is the server's memory of what the sites' ledgers showed, without "
+                "which a ledger that was put back would not be noticed; restore it from a backup"
+            ) from None
+        return shown
+
+    def _remember(self, shown: Shown) -> None:
+        self._shown[shown.origin] = shown
+        self._ledgers[site_of(shown.origin)] = shown.origin
+
+    def _refuse_other_ledger(self, node: int, found: Shown) -> None:
+        """A site has one ledger for ever: another one beside its name would begin at nothing."""
+        try:
+            checked(found)
+        except FedSealError as error:
+            raise MalformedReceipt(f"the receipt's checkpoint does not hold: {error}") from None
+        for before in (self._of_node.get(node), self._ledgers.get(site_of(found.origin))):
+            if before is not None and before != found.origin:
+                raise StaleLedger(
+                    f"the site shows the ledger {found.origin}, but showed {before} before: a ledger is never begun "
+                    "anew. If its keys were lost, the federation decides what that site may still spend"
+                )
+
+
+def _refuse_wrong_reserve(report: TrainReport, entries: Mapping[int, Entry], witnessed: str) -> None:
+    address, digest = report.address, digest_of_report(report.address, report.site, report.update).hex()
+    for entry in entries.values():
+        if isinstance(entry, Settled) and entry.report == digest:
+            reserved = entries.get(entry.reserve)
+            if isinstance(reserved, Reserved) and _is_for(reserved, address):
+                if (reserved.purpose, reserved.mechanism) != ("update", report.mechanism):
+                    raise WrongReserve(
+                        f"the site's ledger reserved {reserved.mechanism} for {reserved.purpose}, but its report "
+                        f"states {report.mechanism}"
+                    )
+                if reserved.witnessed != witnessed:
+                    raise WrongReserve("the site's ledger witnessed other checkpoints than its order showed")
+                return
+    raise WrongReserve("the site's ledger does not show that this round was reserved, and this very report settled")
+
+
+def _is_for(reserved: Reserved, address: Address) -> bool:
+    return (reserved.run, reserved.round, reserved.plan) == (address.run, address.round, address.plan)
