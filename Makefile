@@ -5,7 +5,9 @@ PIP_FLAGS ?= -q --disable-pip-version-check
 .PHONY: demo test lint install clean
 
 demo: .venv/installed
-	.venv/bin/fedseal simulate
+	test -f runs/demo.key || .venv/bin/fedseal key new runs/demo.key
+	.venv/bin/fedseal simulate --key-file runs/demo.key --keep-sites --export
+	.venv/bin/fedseal ledger verify --site runs/latest/sites/site-0
 
 test: .venv/installed lint
 	.venv/bin/python -m pytest

@@ -13,6 +13,7 @@ os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 from clients.commands import site_commands
+from clients.ledger_commands import ledger_commands
 from federation.commands import new, plan_commands
 from federation.key_commands import key_commands
 from federation.model_commands import model_commands
@@ -34,6 +35,7 @@ app.command()(scenarios)
 app.command()(new)
 app.add_typer(plan_commands, name="plan")
 app.add_typer(site_commands, name="site")
+app.add_typer(ledger_commands, name="ledger")
 app.add_typer(key_commands, name="key")
 app.add_typer(model_commands, name="model")
 app.command()(bench)

@@ -12,6 +12,7 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from clients.budgets import in_words, read_budget
 from clients.site_options import (
     KeyFileOption,
     KeysOption,
@@ -45,18 +46,23 @@ def init(
     name: Annotated[str | None, typer.Option(help="The site's name; else the folder's.")] = None,
     key_file: KeyFileOption = None,
     keys: KeysOption = None,
+    epsilon: Annotated[float, typer.Option(min=0, help="What each data set may cost, for ever, over all runs.")] = 10.0,
+    delta: Annotated[float, typer.Option(min=0, max=1, help="The delta of that epsilon.")] = 1e-5,
     passphrase_fd: PassphraseDescriptor = None,
 ) -> None:
-    """Make a site: its identity, its keyring, and a vault for its records and models.
+    """Make a site: its identity, its keyring, its ledger, and a vault for its records and models.
 
     Asks for a passphrase twice, unless --key-file, --keys or --passphrase-fd says otherwise. Without the passphrase or
     key nobody opens the site again, its owner neither.
     """
     lock = lock_settings(folder, key_file, keys)
+    budget = read_budget({"epsilon": epsilon, "delta": delta})
     safe = Safe.create(folder, name or folder.resolve().name.lower(), lock, new_passphrase(passphrase_fd))
+    safe.ledger().set_budget(budget)
     console = _console()
     console.print(f"made site [bold]{escape(safe.name)}[/] in {escape(str(folder))}")
     console.print(f"its identity's fingerprint: {safe.public_identity().fingerprint}")
+    console.print(f"its budget: {in_words(budget)}; `fedseal ledger budget set` changes it")
     console.print(f"\nnext:  fedseal site import TABLE --as NAME --label-column COLUMN --site {escape(str(folder))}")
 
 

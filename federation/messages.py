@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -44,6 +45,7 @@ _FACTS, _VECTOR, _SUMS, _REFUSAL, _LEDGERS = "facts", "vector", "sums", "refusal
 _LARGEST_METRICS = 1 << 20
 _MOST_DIMENSIONS = 8
 _MOST_METRICS = 64
+_LARGEST_SHOWN = 1 << 20  # characters
 _LARGEST_VALUE = 1e9  # its square is far from overflow, so that no optimizer's state can be spoilt for ever
 
 
@@ -56,8 +58,7 @@ def write_order(order: Order) -> RecordDict:
 
 def shown_with(order: RecordDict, shown: Sequence[Shown]) -> RecordDict:
     """The same order, its model vector shared, with these checkpoints of the sites' ledgers."""
-    ledgers = ConfigRecord({"keys": [each.verifying for each in shown], "notes": [each.note for each in shown]})
-    return RecordDict({**order, _LEDGERS: ledgers})
+    return RecordDict({**order, _LEDGERS: ConfigRecord({_LEDGERS: _shown_text(tuple(shown))})})
 
 
 def read_order(content: RecordDict, layout: Layout) -> Order:
@@ -197,13 +198,24 @@ def _checked_facts(content: RecordDict, expected: Address) -> Mapping[str, objec
     return facts
 
 
+@lru_cache(maxsize=4)
+def _shown_text(shown: tuple[Shown, ...]) -> str:
+    return json.dumps([[each.verifying.hex(), each.note] for each in shown])
+
+
 def _shown(content: RecordDict) -> tuple[Shown, ...]:
-    ledgers = content.config_records[_LEDGERS]
-    keys, notes = ledgers["keys"], ledgers["notes"]
-    if not isinstance(keys, list) or not isinstance(notes, list) or len(notes) > MOST_SHOWN:
-        raise ValueError("its checkpoints of ledgers are no lists, or too many")
-    found = zip(keys, notes, strict=True)
-    return tuple(Shown(verifying=key if isinstance(key, bytes) else b"", note=str(note)) for key, note in found)
+    return _read_shown(str(content.config_records[_LEDGERS][_LEDGERS]))
+
+
+@lru_cache(maxsize=4)
+def _read_shown(text: str) -> tuple[Shown, ...]:
+    try:
+        found = json.loads(text) if len(text) <= _LARGEST_SHOWN else None
+    except RecursionError:
+        found = None
+    if not isinstance(found, list) or len(found) > MOST_SHOWN:
+        raise ValueError("its checkpoints of ledgers are no list, or too many")
+    return tuple(Shown(verifying=bytes.fromhex(key), note=str(note)) for key, note in found)
 
 
 def _refusal(content: RecordDict) -> Refusal:

@@ -93,9 +93,13 @@ class Books:
     def alike(self, account: str) -> set[str]:
         """The accounts whose spending counts for this one, itself among them."""
         if account == UNSEALED:
-            return {*self.names, *self.by_account}
+            return {UNSEALED, *self.accounts()}
         others = self._overlaps.get(account, set())
         return {account, *others, UNSEALED} if UNSEALED in self.by_account else {account, *others}
+
+    def accounts(self) -> list[str]:
+        """Every data set that is known, and the unsealed records where something was spent on them."""
+        return sorted({account for account in self.names if account != UNSEALED} | set(self.by_account))
 
     def knows(self, data: DataRegistered) -> bool:
         """Whether nothing that this entry says is new."""

@@ -29,6 +29,7 @@ class History:
     rows: list[bytes] = field(default_factory=list)
     settled: set[int] = field(default_factory=set)
     _tree: Tree = field(default_factory=Tree)
+    _mark: Checkpoint | None = None
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -58,7 +59,9 @@ class History:
 
     def checkpoint(self) -> Checkpoint:
         """Size and root of the whole."""
-        return Checkpoint(origin=self.origin, size=len(self), root=self._tree.root())
+        if self._mark is None or self._mark.size != len(self):
+            self._mark = Checkpoint(origin=self.origin, size=len(self), root=self._tree.root())
+        return self._mark
 
     def of_run(self, run: str, since: int) -> list[int]:
         """The numbers of the run's reserves and settlements from `since` on."""

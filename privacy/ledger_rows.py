@@ -93,7 +93,7 @@ class MemoryRows:
                 raise
 
     def since(self, start: int) -> Iterator[tuple[int, bytes]]:
-        return iter(list(enumerate(self._rows))[start:])
+        return ((number, self._rows[number]) for number in range(start, len(self._rows)))
 
     def write(self, number: int, sealed: bytes) -> None:
         self._rows[number : number + 1] = [sealed]

@@ -184,6 +184,10 @@ class Safe:
             vault.keyring = keyring
             self._sweep_keyrings()
 
+    def anchor(self) -> Path | None:
+        """The file that follows the ledger's checkpoints; None: there is none."""
+        return _read(self.folder).anchor
+
     def anchor_at(self, path: Path) -> None:
         """From now on the ledger's newest checkpoint is also kept in this file, best on another volume.
 

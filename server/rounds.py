@@ -252,8 +252,8 @@ class _Run:
 
     def _admission(self, number: int, asked: list[int]) -> Admission:
         expected = Expectation(address=self._address(number), layout=self._layout, mechanism=self._mechanism)
-        shown = {node: self._setup.witness.shown_to(node) for node in asked}
-        return Admission(expected=expected, witness=self._setup.witness, asked=shown)
+        witness = self._setup.witness
+        return Admission(expected=expected, witness=witness, asked=witness.shown_to(asked))
 
     def _why_stop(self, number: int, able: list[int], good: int) -> str:
         if able and all(node in self._roster.out_of_budget for node in able):

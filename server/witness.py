@@ -8,7 +8,7 @@ ledger did not grow from the one that the server knows, or did not reserve and s
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from privacy.shown import Shown, checked, site_of
 from privacy.witness import digest_of
 
 _SHOWN_TO_ALL = 128
-_NEIGHBOURS = 8
+_NEIGHBOURS = 4
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,15 +40,15 @@ class Witness:
         for shown in self._read():
             self._remember(shown)
 
-    def shown_to(self, node: int) -> tuple[Shown, ...]:
-        """The checkpoints for a site's order: of all sites, or in large federations its own and its neighbours'."""
-        if len(self._shown) <= _SHOWN_TO_ALL:
-            return tuple(self._shown.values())
-        own = self._of_node.get(node)
-        origins = list(self._shown)
-        start = origins.index(own) if own is not None else 0
-        around = [origins[(start + step) % len(origins)] for step in range(_NEIGHBOURS + 1)]
-        return tuple(self._shown[origin] for origin in around)
+    def shown_to(self, nodes: Iterable[int]) -> dict[int, tuple[Shown, ...]]:
+        """The checkpoints for each site's order: of all sites, or in large federations its own and its neighbours'."""
+        everyone = tuple(self._shown.values())
+        if len(everyone) <= _SHOWN_TO_ALL:
+            return dict.fromkeys(nodes, everyone)
+        places = {origin: place for place, origin in enumerate(self._shown)}
+        ring = everyone + everyone[: _NEIGHBOURS + 1]
+        starts = {node: places.get(self._of_node.get(node, ""), 0) for node in nodes}
+        return {node: ring[start : start + _NEIGHBOURS + 1] for node, start in starts.items()}
 
     def judge(self, node: int, report: TrainReport, shown: tuple[Shown, ...]) -> tuple[Reserved, ...]:
         """The reserves that the site's ledger shows since the last time, this report's among them.

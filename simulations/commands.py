@@ -33,6 +33,7 @@ class _Where:
     workers: int
     out: Path
     key_file: Path | None
+    keep_sites: bool
     export: bool
     quiet: bool
 
@@ -57,6 +58,13 @@ def simulate(
         Path | None,
         typer.Option(help="Keep the models openable: seal them with this key file; `fedseal key new FILE` makes one."),
     ] = None,
+    keep_sites: Annotated[
+        bool,
+        typer.Option(
+            "--keep-sites",
+            help="Keep the sites' safes in the run's folder, locked by --key-file: sealed records and ledgers.",
+        ),
+    ] = False,
     export: Annotated[
         bool | None,
         typer.Option(
@@ -86,7 +94,15 @@ def simulate(
             raise DataInvalid(f"scenario {chosen.name!r} reads its records from a folder: add --data DIR")
     _override(flat, read_overrides(changes or []), rounds, seed)
     exports = key_file is None if export is None else export
-    where = _Where(data=data, workers=workers, out=out, key_file=key_file, export=exports, quiet=as_json)
+    where = _Where(
+        data=data,
+        workers=workers,
+        out=out,
+        key_file=key_file,
+        keep_sites=keep_sites,
+        export=exports,
+        quiet=as_json,
+    )
     result = _run(app, flat, sites or count, where)
     if as_json:
         assert result.folder is not None
@@ -155,6 +171,7 @@ def _run(app: Path | None, flat: dict[str, Scalar], sites: int, where: _Where) -
         workers=where.workers,
         out=where.out,
         key_file=where.key_file,
+        keep_sites=where.keep_sites,
         export=where.export,
         observers=(progress,),
     )
@@ -174,5 +191,9 @@ def _run(app: Path | None, flat: dict[str, Scalar], sites: int, where: _Where) -
 def _say_what_is_readable(console: Console, where: _Where) -> None:
     key = "its key is gone with this process" if where.key_file is None else f"locked by {where.key_file}"
     console.print(f"models are sealed in vault/ ({escape(key)})", highlight=False)
+    if where.keep_sites:
+        console.print(
+            "sealed records and ledgers of the sites are kept in sites/: `fedseal ledger show`", highlight=False
+        )
     if where.export:
         console.print("exported in the clear, on purpose: [bold]model.safetensors[/]", highlight=False)

@@ -1,0 +1,35 @@
+"""A site's budget as people write it and read it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pydantic import ValidationError
+
+from privacy.entries import BudgetSet
+from privacy.errors import DataInvalid
+from privacy.ledger import now
+
+PRIVATE_UNITS = ["record", "group", "client"]
+
+
+def read_budget(asked: Mapping[str, object]) -> BudgetSet:
+    """The budget of these settings: epsilon, delta; account, per_run, per_round, allow where they are there.
+
+    Raises:
+        DataInvalid: a value can't be a budget.
+    """
+    absent = {"account": None, "per_run": None, "per_round": None, "allow": PRIVATE_UNITS}
+    try:
+        return BudgetSet.model_validate({**absent, **asked, "time": now()})
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise DataInvalid(f"budget: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def in_words(budget: BudgetSet) -> str:
+    """What may be spent, in one line."""
+    bounds = [f"epsilon {budget.epsilon:g} at delta {budget.delta:g} for ever"]
+    bounds += [f"{budget.per_run:g} a run"] if budget.per_run is not None else []
+    bounds += [f"{budget.per_round:g} a release"] if budget.per_round is not None else []
+    return f"{', '.join(bounds)}; allowed: {', '.join(budget.allow) or 'nothing'}"

@@ -1,0 +1,44 @@
+"""Epsilon of a data set, release by release, against its budget: PNG or SVG, by the file's name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from privacy import files
+from privacy.errors import DataInvalid
+
+_FORMATS = (".png", ".svg")
+
+
+def draw_spending(path: Path, name: str, spent: Sequence[tuple[int, float]], budget: tuple[float, float]) -> None:
+    """Draws steps of (release, epsilon after it) below the budget's line.
+
+    budget: epsilon and delta
+
+    Raises:
+        DataInvalid: the file's name ends in neither .png nor .svg.
+        StorageFailed: the disk refused.
+    """
+    import io
+
+    from matplotlib.figure import Figure
+
+    if path.suffix not in _FORMATS:
+        raise DataInvalid(f"{path}: a plot's name ends in {' or '.join(_FORMATS)}")
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    axes.step(*zip((0, 0.0), *spent, strict=True), where="post", label="spent", color="#1f5fa8")
+    axes.axhline(budget[0], linestyle="--", color="#b3261e", label=f"budget {budget[0]:g}")
+    axes.set(
+        title=f"What was spent on {name}",
+        xlabel="release",
+        ylabel=f"epsilon at delta {budget[1]:g} (add or remove one)",
+        ylim=(0, max(budget[0], *(value for _, value in spent), 0.0) * 1.1),
+        xlim=(0, max((release for release, _ in spent), default=1)),
+    )
+    axes.legend(loc="lower right")
+    axes.grid(alpha=0.3)
+    content = io.BytesIO()
+    figure.savefig(content, format=path.suffix[1:], dpi=150)
+    files.replace(path, content.getvalue())
