@@ -98,7 +98,8 @@ def by_data_set(entries: Sequence[Entry]) -> Table:
 
 def spending_of(entries: Sequence[Entry], account: str, delta: float) -> list[tuple[int, float]]:
     """Number and epsilon after it of each release that counts for an account."""
-    alike, points = books_of(entries).alike(account), []
+    alike = books_of(entries).alike(account)
+    points: list[tuple[int, float]] = []
     for _, entry, books in _replayed(entries):
         if isinstance(entry, Reserved) and entry.account in alike:
             points.append((len(points) + 1, books.spent(account).epsilon(delta)))
