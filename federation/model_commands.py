@@ -15,6 +15,7 @@ from rich.markup import escape
 from privacy import files, passphrases
 from privacy.errors import DataInvalid
 from privacy.secret import Secret
+from privacy.vault import is_name
 
 if TYPE_CHECKING:
     from federation.model_files import StoredModel
@@ -25,7 +26,7 @@ Model = Annotated[
     Path, typer.Argument(metavar="MODEL", help="A run's folder, a site's folder, or a .safetensors file.")
 ]
 App = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder of the app that was trained, if it was an app.")]
-Round = Annotated[int | None, typer.Option(min=1, help="Which of the kept rounds; else the last.")]
+Round = Annotated[int | None, typer.Option("--round", min=1, help="Which of the kept rounds; else the last.")]
 Descriptor = Annotated[
     int | None, typer.Option("--passphrase-fd", metavar="N", help="Read the passphrase from file descriptor N.")
 ]
@@ -53,22 +54,20 @@ def export(
     input_shape: Annotated[
         str | None, typer.Option(metavar="N,N", help="Shape of one input, for onnx and torchscript.")
     ] = None,
-    round_number: Annotated[int | None, typer.Option("--round", min=1, help="Which of the kept rounds.")] = None,
+    round_number: Round = None,
     passphrase_fd: Descriptor = None,
 ) -> None:
     """Open a sealed model on purpose, and write it in the clear for other programs."""
     from federation.model_export import SUFFIXES, export_model
 
     stored = _stored(model, round_number, passphrase_fd)
-    target = out or Path(f"{stored.notes.get('name', 'model')}-round-{stored.notes.get('round', '0')}{SUFFIXES[to]}")
+    target = out or Path(_named_by_the_run(stored) + SUFFIXES[to])
     if target.suffix != SUFFIXES[to]:
         raise DataInvalid(f"{target}: a {to} file ends in {SUFFIXES[to]}")
     shape = _shape(input_shape) if input_shape else None
     export_model(stored, lambda: stored.task(app), target, shape)
-    Console(highlight=False).print(
-        f"exported round {stored.notes.get('round', '?')} of {escape(stored.notes.get('name', '?'))} [bold]in the "
-        f"clear[/] to {escape(str(target))}"
-    )
+    number, name = escape(stored.notes.get("round", "?")), escape(stored.notes.get("name", "?"))
+    Console(highlight=False).print(f"exported round {number} of {name} [bold]in the clear[/] to {escape(str(target))}")
 
 
 @model_commands.command()
@@ -88,16 +87,19 @@ def predict(
     """
     from federation.prediction import predictions, table_rows
 
+    if out is not None and out.resolve() in (data.resolve(), model.resolve()):
+        raise DataInvalid(f"{out} is what is read: name another file for the predictions")
     stored = _stored(model, round_number, passphrase_fd)
     task = stored.task(app)
     rows, numbers = table_rows(task, data, label_column, _names(columns), labelled=False)
+    header, *lines = predictions(task, stored.module(task), rows, numbers)
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(predictions(task, stored.module(task), rows, numbers))
+    csv.writer(text, lineterminator="\n").writerows([header, *lines])
     if out is None:
         typer.echo(text.getvalue(), nl=False)
         return
     files.replace(out, text.getvalue().encode())
-    Console(highlight=False).print(f"wrote {len(rows):,} predictions to {escape(str(out))}")
+    Console(highlight=False).print(f"wrote {len(lines):,} predictions to {escape(str(out))}")
 
 
 @model_commands.command()
@@ -112,14 +114,17 @@ def evaluate(
 ) -> None:
     """Hold a model to labelled rows, and print the task's figures. They are exact: epsilon does not cover them."""
     from federation.evaluation import metric_sums
-    from federation.prediction import table_rows
+    from federation.prediction import fitting, table_rows
 
     stored = _stored(model, round_number, passphrase_fd)
     task = stored.task(app)
     rows, _ = table_rows(task, data, label_column, _names(columns), labelled=True)
-    prepared = task.prepare(rows)
+    model_of_task = stored.module(task)
+    with fitting(rows):
+        prepared = task.prepare(rows)
+        sums = metric_sums(task, model_of_task, prepared)
     console = Console(highlight=False)
-    for name, value in task.figures(metric_sums(task, stored.module(task), prepared)).items():
+    for name, value in task.figures(sums).items():
         console.print(f"{name} {value:.4g}")
     console.print(f"[dim]{len(prepared):,} of {len(rows):,} rows, exact figures[/]")
 
@@ -133,6 +138,12 @@ def _stored(model: Path, round_number: int | None, descriptor: int | None) -> St
         return passphrases.asked(f"Passphrase of {model}")
 
     return read_model(model, passphrase, round_number)
+
+
+def _named_by_the_run(stored: StoredModel) -> str:
+    """A file's name. What the notes of a file of others' making say may be a path: that is no name."""
+    name, number = stored.notes.get("name", ""), stored.notes.get("round", "")
+    return f"{name if is_name(name) else 'model'}-round-{number if is_name(number) else '0'}"
 
 
 def _names(columns: str | None) -> tuple[str, ...] | None:

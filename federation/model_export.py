@@ -38,9 +38,10 @@ def export_model(stored: StoredModel, task: Callable[[], Task], target: Path, sh
         write_safetensors(target, stored.tensors, stored.notes)
         return
     model = stored.module(task())
-    example = torch.zeros(2, *(shape or _first_linear(model)))
+    shape = shape or _first_linear(model)
     try:
         with _quiet(), torch.no_grad():
+            example = torch.zeros(2, *shape)
             model(example)  # a wrong shape is found here, before an exporter makes much of it
             content = _WRITERS[target.suffix](model, example)
     except ImportError:
@@ -49,7 +50,7 @@ def export_model(stored: StoredModel, task: Callable[[], Task], target: Path, sh
         raise
     except Exception as error:
         raise DataInvalid(
-            f"the model can't be exported with inputs of shape {tuple(example.shape[1:])} ({type(error).__name__}): "
+            f"the model can't be exported with inputs of shape {shape} ({type(error).__name__}): "
             "name the right shape with --input-shape, or export safetensors"
         ) from None
     files.make_folder(target.parent)
@@ -70,8 +71,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _torchscript(model: nn.Module, example: Tensor) -> bytes:
+    rng = torch.Generator().manual_seed(0)
+    others = [(torch.randn(count, *example.shape[1:], generator=rng),) for count in (1, 3)]
     buffer = io.BytesIO()
-    torch.jit.save(torch.jit.trace(model, example), buffer)
+    torch.jit.save(torch.jit.trace(model, example, check_inputs=others), buffer)  # raises where they are led elsewhere
     return buffer.getvalue()
 
 
@@ -86,6 +89,8 @@ def _onnx(model: nn.Module, example: Tensor) -> bytes:
         verbose=False,
     )
     assert program is not None, "dynamo gives a program"
+    if not program.model_proto.graph.input[0].type.tensor_type.shape.dim[0].dim_param:
+        raise DataInvalid("the model can't be exported to ONNX: it would take two records only; export safetensors")
     content: bytes = program.model_proto.SerializeToString()
     return content
 
