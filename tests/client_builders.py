@@ -9,15 +9,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from clients.budgets import read_budget
 from clients.site import Site
 from clients.training import Protection, Settings, train_privately, train_without_privacy
 from federation.layout import Layout
-from federation.orders import Address, History, Order
+from federation.orders import Address, Order
 from federation.plan import HardwareSettings, Plan, Scalar, TrainingSettings
 from federation.reading import read_plan
 from federation.rows import Rows
 from federation.site_info import SiteInfo
 from federation.task import Task
+from privacy.entries import Reserved
+from privacy.identity import Signer
+from privacy.keys import KeyRing
+from privacy.ledger import Ledger
+from privacy.ledger_rows import LedgerRows, MemoryRows
 from privacy.mechanism import Mechanism
 from privacy.noise import RandomStream
 
@@ -28,6 +34,8 @@ ONE_STEP = Mechanism(noise_multiplier=1.0, sample_rate=1.0, steps=1, max_grad_no
 FULL_STEP = TrainingSettings(learning_rate=1.0)
 PLAIN: dict[str, Scalar] = {"privacy.unit": "none", "rounds": 1}
 PRIVATE: dict[str, Scalar] = {"privacy.noise_multiplier": 1.0, "privacy.epsilon": 50.0, "rounds": 1}
+EVERYTHING = ["record", "group", "client", "none", "plain-metrics"]
+GENEROUS: dict[str, object] = {"epsilon": 1e6, "delta": 1e-5, "allow": EVERYTHING}
 ALARM = 1e-6  # chance that a statistical test would fail without a fault; the seeds are fixed
 MODES = ["hooks", "functorch", "ew"]
 
@@ -61,6 +69,13 @@ class DotTask(GivenTask):
             self.batches.append(batch["id"].tolist())
         losses: Tensor = model(batch["x"])[:, 0]
         return losses
+
+
+class Untouchable(DotTask):
+    """Records that nobody may ask for."""
+
+    def rows(self, site: SiteInfo) -> Rows:
+        raise AssertionError("the site read its records")
 
 
 class Quiet(RandomStream):
@@ -129,22 +144,32 @@ def plan(changes: Mapping[str, Scalar]) -> Plan:
     return read_plan({"hardware.device": "cpu", **changes})
 
 
-def site(task: Task, agreed: Plan, declared_rows: int | None = 10, seed: int | None = 1) -> Site:
-    """A site of that name and declaration; seed None draws from the system."""
+def ledger_of(name: str = "north", rows: LedgerRows | None = None, **budget: object) -> Ledger:
+    """A ledger, in memory if no rows are given, of a site that allows what this budget says, and else everything."""
+    ledger = Ledger.create(rows or MemoryRows(), KeyRing.throw_away(name), Signer.create(name))
+    ledger.set_budget(read_budget({**GENEROUS, **budget}))
+    return ledger
+
+
+def releases(ledger: Ledger) -> list[Reserved]:
+    """What the ledger counts, oldest first."""
+    return [entry for entry in ledger.entries() if isinstance(entry, Reserved)]
+
+
+def site(
+    task: Task, agreed: Plan, declared_rows: int | None = 10, seed: int | None = 1, ledger: Ledger | None = None
+) -> Site:
+    """A site of that name and declaration, its ledger a new one if none is given; seed None draws from the system."""
     info = SiteInfo(name="north", declared_rows=declared_rows, simulation_seed=seed, plan=agreed)
-    return Site(task=task, info=info, plan=agreed)
+    return Site(task=task, info=info, plan=agreed, ledger=ledger or ledger_of())
 
 
-def order(task: Task, agreed: Plan, round_number: int = 1) -> Order:
+def order(task: Task, agreed: Plan, round_number: int = 1, run: str = "1") -> Order:
     """The server's order to train or evaluate the task's first model."""
     model = task.model()
     layout = Layout.of(model)
-    address = Address(run="1", round=round_number, plan=agreed.digest, layout=layout.digest)
+    address = Address(run=run, round=round_number, plan=agreed.digest, layout=layout.digest)
     return Order(address=address, cohort=2, vector=layout.flatten(model))
-
-
-def forget(history: History) -> None:
-    """A memory for those tests that don't look at it."""
 
 
 def perceptron() -> nn.Module:

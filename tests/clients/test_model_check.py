@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from flwr.app import RecordDict
 from torch import Tensor, nn
 from torch.nn import functional
 
 from clients.model_check import refuse_dependent_losses, refuse_unsupported_model
-from federation.messages import read_history
 from federation.rows import Rows
 from federation.task import Task
 from privacy.errors import ModelUnsupported, TaskInvalid
@@ -21,7 +19,6 @@ from tests.client_builders import (
     GivenTask,
     Vector,
     dropping,
-    forget,
     order,
     perceptron,
     plain_update,
@@ -79,7 +76,7 @@ def test_a_buffer_beside_parameters_is_refused_by_name_before_a_record_is_read()
     task = GivenTask(lambda: nn.Sequential(nn.Flatten(), Positional()))
     agreed = plan(PRIVATE)
     with pytest.raises(ModelUnsupported, match="1 is Positional"):
-        site(task, agreed).train(order(task, agreed), read_history(RecordDict()), forget)
+        site(task, agreed).train(order(task, agreed))
 
 
 class Centred(GivenTask):
@@ -108,7 +105,7 @@ class Functional(nn.Module):
 
 def trained_at_a_site(task: Task) -> Vector:
     agreed = plan(PRIVATE)
-    return site(task, agreed).train(order(task, agreed), read_history(RecordDict()), forget).update
+    return site(task, agreed).train(order(task, agreed)).update
 
 
 MIXING = {

@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from flwr.app import RecordDict
 from scipy import stats
 from torch import Tensor, nn
 
 from federation.layout import Layout
-from federation.messages import read_history
 from federation.rows import Rows
 from privacy.noise import RandomStream
 from tests.client_builders import (
@@ -20,7 +18,6 @@ from tests.client_builders import (
     GivenTask,
     Vector,
     dots,
-    forget,
     heard,
     mechanism,
     order,
@@ -76,10 +73,7 @@ def test_noise_does_not_shrink_with_more_records_or_more_physical_batches() -> N
 def test_noise_of_two_sites_is_not_the_same() -> None:
     agreed = plan(PRIVATE)
     task = DotTask(50, dots(*torch.zeros(9, 50).tolist()))
-    updates = [
-        site(task, agreed, seed=seed).train(order(task, agreed), read_history(RecordDict()), forget).update
-        for seed in (1, 2, None, None)
-    ]
+    updates = [site(task, agreed, seed=seed).train(order(task, agreed)).update for seed in (1, 2, None, None)]
     for first in range(4):
         for second in range(first):
             assert not np.isin(updates[first], updates[second]).any()

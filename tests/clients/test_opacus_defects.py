@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from flwr.app import RecordDict
 from numpy.typing import NDArray
 from scipy import stats
 from torch import Tensor, nn
 
-from federation.messages import read_history, write_history
 from federation.rows import Rows
 from privacy.accountant import epsilon
 from privacy.errors import PlanInvalid
@@ -26,7 +24,6 @@ from tests.client_builders import (
     Vector,
     clipped_sum,
     dots,
-    forget,
     heard,
     mechanism,
     order,
@@ -36,6 +33,7 @@ from tests.client_builders import (
     private_update,
     protection,
     quiet,
+    releases,
     site,
     training,
 )
@@ -63,7 +61,7 @@ def test_defect_1_the_sample_rate_does_not_follow_the_number_of_records() -> Non
 def test_defect_1_a_site_prices_a_round_the_same_whatever_it_holds() -> None:
     agreed = plan({**PRIVATE, "training.sample_rate": 0.5, "training.steps": 3})
     reports = [
-        site(task, agreed).train(order(task, agreed), read_history(RecordDict()), forget)
+        site(task, agreed).train(order(task, agreed))
         for task in (DotTask(rows=dots(*[1.0] * records)) for records in (10, 64, 65))
     ]
     assert {report.mechanism for report in reports} == {mechanism(sample_rate=0.5, steps=3)}
@@ -199,17 +197,16 @@ def test_defect_4_exactly_the_stated_steps_are_taken(steps: int) -> None:
     assert stream.draws == steps
 
 
-def test_defect_5_resuming_a_history_does_not_change_the_saved_one() -> None:
+def test_defect_5_a_round_does_not_change_what_was_recorded_before_it() -> None:
     agreed = plan({**PRIVATE, "rounds": 2})
     task = DotTask(rows=dots(*[1.0] * 20))
-    state = RecordDict()
     here = site(task, agreed)
-    here.train(order(task, agreed, 1), read_history(state), lambda history: write_history(state, history))
-    saved, resumed = read_history(state), read_history(state)
-    here.train(order(task, agreed, 2), resumed, lambda history: write_history(state, history))
-    assert saved == resumed
-    assert (saved.last_round, len(saved.mechanisms)) == (1, 1)
-    assert len(read_history(state).mechanisms) == 2
+    here.train(order(task, agreed, 1))
+    saved = releases(here.ledger)
+    here.train(order(task, agreed, 2))
+    assert [release.round for release in saved] == [1]
+    assert [release.round for release in releases(here.ledger)] == [1, 2]
+    assert releases(here.ledger)[0] == saved[0]
 
 
 def test_defect_6_rounds_of_different_mechanisms_compose() -> None:

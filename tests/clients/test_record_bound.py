@@ -9,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from clients.training import refuse_mixing_layers
-from federation.orders import History
 from federation.plan import HardwareSettings
 from federation.rows import Rows
 from federation.task import Task
 from privacy.errors import FedSealError, ModelUnsupported, OrderRefused, TaskInvalid
-from tests.client_builders import PRIVATE, DotTask, dots, forget, order, plan, site
+from tests.client_builders import PRIVATE, DotTask, dots, order, plan, site
 
 TIME = 5
 
@@ -82,13 +81,13 @@ def test_a_sequence_model_with_the_batch_first_passes() -> None:
 def test_a_site_refuses_such_a_model_even_when_there_are_as_many_records_as_time_steps() -> None:
     agreed, task = plan(PRIVATE), Series(TimeFirst)
     with pytest.raises(ModelUnsupported, match="first dimension"):
-        site(task, agreed).train(order(task, agreed), History(), forget)
+        site(task, agreed).train(order(task, agreed))
 
 
 def test_a_loss_weighted_by_the_batchs_labels_is_refused() -> None:
     agreed, task = plan(PRIVATE), WeightedByTheBatch(rows=dots(1, 2, 3))
     with pytest.raises(TaskInvalid, match="records beside it"):
-        site(task, agreed).train(order(task, agreed), History(), forget)
+        site(task, agreed).train(order(task, agreed))
 
 
 def test_a_site_that_agreed_to_one_plan_refuses_every_other() -> None:
@@ -97,4 +96,4 @@ def test_a_site_that_agreed_to_one_plan_refuses_every_other() -> None:
     stern = site(task, wished)
     stern.info = replace(stern.info, agreed_plan=agreed.digest)
     with pytest.raises(OrderRefused, match="agreed to plan"):
-        stern.train(order(task, wished), History(), forget)
+        stern.train(order(task, wished))

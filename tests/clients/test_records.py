@@ -16,7 +16,6 @@ from clients.data import DataSet
 from clients.records import Records
 from clients.sealing import seal_rows
 from clients.site import MODELS, Site
-from federation.orders import History
 from federation.plan import Plan, Scalar
 from federation.rows import Rows, RowSource
 from federation.site_info import SiteInfo
@@ -32,11 +31,12 @@ from tests.client_builders import (
     GivenTask,
     Vector,
     dropping,
-    forget,
+    ledger_of,
     order,
     plan,
     private_update,
     quiet,
+    releases,
 )
 from tests.clients.data_builders import batches, records_a_shard, same, sealed_in, source
 from tests.privacy.vault_builders import object_file, vault_in
@@ -139,11 +139,11 @@ def test_one_damaged_shard_spoils_only_the_batches_that_touch_it(tmp_path: Path,
 
 def site(way: str, task: Task, rows: Rows, agreed: Plan, folder: Path) -> Site:
     kept = records(way, task, rows, agreed, folder)
-    return Site(task=task, info=kept.info, plan=agreed, data=kept.data)
+    return Site(task=task, info=kept.info, plan=agreed, ledger=ledger_of(), data=kept.data)
 
 
 def trained(here: Site) -> Vector:
-    update = here.train(order(here.task, here.plan), History(), forget).update
+    update = here.train(order(here.task, here.plan)).update
     assert np.isfinite(update).all()
     return update
 
@@ -386,6 +386,7 @@ def test_a_data_set_that_was_imported_anew_is_divided_anew(tmp_path: Path, shard
     assert whole(kept.training(CPU))["id"].tolist() == list(range(1, 20, 2))
     assert kept.data is not None
     replaced(kept.data, new)
+    kept.look_again()
     assert whole(kept.training(CPU))["id"].tolist() == list(range(0, 20, 2))
     assert whole(kept.testing(CPU))["id"].tolist() == list(range(1, 20, 2))
 
@@ -399,6 +400,7 @@ def test_a_data_set_that_was_imported_anew_may_be_smaller_or_larger(
     kept.training(CPU)
     assert kept.data is not None
     replaced(kept.data, table(count))
+    kept.look_again()
     numbers = whole(kept.training(CPU))["id"].tolist() + whole(kept.testing(CPU))["id"].tolist()
     assert sorted(numbers) == list(range(count))
 
@@ -409,7 +411,30 @@ def test_a_data_set_that_is_gone_is_told(tmp_path: Path) -> None:
     assert kept.data is not None
     kept.data.vault.shred("data/heart")
     with pytest.raises(DataInvalid, match="there is no data set 'heart'"):
-        kept.training(CPU)
+        kept.look_again()
+
+
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_a_data_set_that_is_replaced_after_its_round_was_counted_is_not_read(
+    tmp_path: Path, shards_of_six: None, way: str
+) -> None:
+    kept = records(way, DotTask(3), table(20), plan(PLAIN), tmp_path)
+    counted = kept.look_again()
+    assert counted is not None
+    replaced(counted, table(20))
+    with pytest.raises(ObjectDamaged):
+        whole(kept.training(CPU))
+
+
+def test_a_round_is_counted_for_the_data_set_that_it_reads(tmp_path: Path) -> None:
+    here = site("sealed", DotTask(3), table(20), plan({**PRIVATE, "rounds": 2}), tmp_path)
+    here.train(order(here.task, here.plan, 1))
+    assert here.data is not None
+    replaced(here.data, table(21))
+    here.train(order(here.task, here.plan, 2))
+    first, second = (release.account for release in releases(here.ledger))
+    assert first == here.data.facts.fingerprint
+    assert second == DataSet.open(here.data.vault, "heart").facts.fingerprint != first
 
 
 class Positive(DotTask):
