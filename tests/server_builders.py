@@ -13,24 +13,63 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 from torch import nn
 
+from clients.account import Account, Reservation
 from federation.layout import Layout
 from federation.messages import read_order, write_refusal, write_report
-from federation.orders import Order, Refusal, TrainReport
+from federation.orders import Address, Order, Refusal, TrainReport, digest_of_report
 from federation.plan import Plan
+from privacy.mechanism import Mechanism
+from privacy.receipts import Receipt
 from server.records import Observer, RoundRecord, RunResult
 from server.rounds import Setup, initial_vector, run_rounds
-from tests.client_builders import PLAIN, GivenTask, Vector
+from tests.client_builders import PLAIN, GivenTask, Vector, ledger_of, plan
 
 TASK = GivenTask(lambda: nn.Linear(2, 2, bias=False))
 LAYOUT = Layout.of(TASK.model())
 HASTY = {**PLAIN, "rounds": 2, "cohort.deadline_seconds": 0.05}
+NO_RECEIPT = Receipt(verifying=bytes(32), note="", consistency=(), revealed=())
 Answer = Callable[[int, Message], Iterable[Message]]
+
+
+class Ledgers:
+    """The ledgers of all sites of the newest grid: a site counts what it reports, as a true one does."""
+
+    def __init__(self) -> None:
+        self._accounts: dict[int, Account] = {}
+        self._receipts: dict[tuple[int, Address], Receipt] = {}
+
+    def open(self) -> None:
+        """New sites, which have reported nothing."""
+        self._accounts.clear()
+        self._receipts.clear()
+
+    def account(self, node: int) -> Account:
+        """The account of the site behind a node; its ledger is called after its number."""
+        if node not in self._accounts:
+            self._accounts[node] = Account(ledger=ledger_of(f"site-{node}"), data=None)
+        return self._accounts[node]
+
+    def reserve(self, node: int, wish: Order, mechanism: Mechanism | None) -> Reservation:
+        return self.account(node).reserve(wish, plan(PLAIN), "update", mechanism)
+
+    def receipt(self, node: int, wish: Order, made: TrainReport) -> Receipt:
+        """Reserves and settles this report; a second report of one round has the first one's receipt, and no other."""
+        key = node, made.address
+        if key not in self._receipts:
+            reservation = self.reserve(node, replace(wish, address=made.address), made.mechanism)
+            digest = digest_of_report(made.address, made.site, made.update)
+            self._receipts[key] = self.account(node).settle(reservation, digest)
+        return self._receipts[key]
+
+
+LEDGERS = Ledgers()
 
 
 class PostOffice(Grid):
     """Delivers what `answer` says to each message, as it is pulled; remembers who was asked what."""
 
     def __init__(self, nodes: Sequence[int], answer: Answer) -> None:
+        LEDGERS.open()
         self._nodes = nodes
         self._answer = answer
         self._waiting: dict[str, Message] = {}
@@ -77,18 +116,20 @@ def order_of(message: Message) -> Order:
 
 
 def report(message: Message, values: float | list[float] | Vector, **changes: object) -> TrainReport:
-    """An honest report on this order, with these changes."""
+    """An honest report on this order, with these changes, which its site's ledger has settled."""
     update = np.broadcast_to(np.asarray(values, dtype=np.float32), LAYOUT.length)
-    node = message.metadata.dst_node_id
+    node, wish = message.metadata.dst_node_id, order_of(message)
     made = TrainReport(
-        address=order_of(message).address,
+        address=wish.address,
         site=f"site-{node}",
         update=update,
         mechanism=None,
         declared_rows=0,
         seeded=False,
+        receipt=NO_RECEIPT,
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    made = replace(made, **changes)  # type: ignore[arg-type]
+    return made if "receipt" in changes else replace(made, receipt=LEDGERS.receipt(node, wish, made))
 
 
 def sent(message: Message, values: float | list[float] | Vector, **changes: object) -> Message:

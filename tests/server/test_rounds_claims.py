@@ -11,7 +11,7 @@ from flwr.app import Message
 from federation.promise import round_mechanism
 from privacy.accountant import epsilon
 from tests.client_builders import PLAIN, PRIVATE, Vector, plan
-from tests.server_builders import HASTY, moved, order_of, refused, run, sent, start
+from tests.server_builders import HASTY, LEDGERS, moved, order_of, refused, run, sent, start
 
 
 def test_two_nodes_of_one_name_get_different_names() -> None:
@@ -92,7 +92,7 @@ def test_a_robust_rule_holds_against_a_poisoning_site(settings: dict[str, float 
     assert max(moved(run(answer, plan(PLAIN), nodes=5))) > 1e7  # the mean does not
 
 
-def test_epsilon_is_counted_by_site_for_admitted_reports_only() -> None:
+def test_epsilon_is_counted_by_site_as_the_ledgers_of_admitted_reports_show_it() -> None:
     agreed = plan({**PRIVATE, "rounds": 3})
     mechanism = round_mechanism(agreed)
 
@@ -107,6 +107,24 @@ def test_epsilon_is_counted_by_site_for_admitted_reports_only() -> None:
     assert result.rounds[0].epsilon == {"site-1": one, "site-2": one, "site-3": one}
     assert result.rounds[1].epsilon == {"site-1": two, "site-2": one, "site-3": two}
     assert [site.epsilon for site in result.sites] == [three, two, three]
+
+
+def test_a_round_that_failed_after_it_was_reserved_is_counted_as_soon_as_its_site_reports() -> None:
+    agreed = plan({**PRIVATE, "rounds": 3})
+    mechanism = round_mechanism(agreed)
+
+    def answer(node: int, message: Message) -> list[Message]:
+        if node == 2 and order_of(message).address.round == 2:
+            LEDGERS.reserve(node, order_of(message), mechanism)
+            return [refused(message, "SiteFailed")]
+        return [sent(message, 1.0, mechanism=mechanism)]
+
+    result = run(answer, agreed, nodes=3)
+    delta = agreed.privacy.delta
+    one, two, three = (epsilon([mechanism] * rounds, delta) for rounds in (1, 2, 3))
+    assert [record.epsilon["site-2"] for record in result.rounds] == [one, one, three]
+    assert [record.epsilon["site-1"] for record in result.rounds] == [one, two, three]
+    assert [(site.rounds, site.epsilon) for site in result.sites] == [(3, three), (2, three), (3, three)]
 
 
 @pytest.mark.parametrize("seeded", [True, False])

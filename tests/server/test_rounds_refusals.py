@@ -14,11 +14,14 @@ from federation.messages import write_report
 from federation.orders import Order
 from federation.promise import round_mechanism
 from privacy.mechanism import Mechanism
+from privacy.receipts import Receipt
 from server.rounds import Setup, run_rounds
 from tests.client_builders import PLAIN, PRIVATE, plan
 from tests.server_builders import (
     HASTY,
     LAYOUT,
+    LEDGERS,
+    NO_RECEIPT,
     TASK,
     PostOffice,
     moved,
@@ -71,6 +74,23 @@ def with_mechanism(message: Message) -> RecordDict:
     return write_report(report(message, 8.0, mechanism=stated))
 
 
+def with_receipt(receipt: Callable[[Message], Receipt]) -> Callable[[Message], RecordDict]:
+    """An honest report but for its receipt."""
+    return lambda message: write_report(report(message, 8.0, receipt=receipt(message)))
+
+
+def of_another_site(message: Message) -> Receipt:
+    return LEDGERS.receipt(99, order_of(message), report(message, 8.0, receipt=NO_RECEIPT, site="site-99"))
+
+
+def of_another_update(message: Message) -> Receipt:
+    return report(message, 7.0).receipt
+
+
+def without_entries(message: Message) -> Receipt:
+    return replace(report(message, 8.0).receipt, revealed=())
+
+
 BROKEN = {
     "NaN": (poisoned(float("nan")), "NotFinite"),
     "infinity": (poisoned(float("inf")), "NotFinite"),
@@ -82,6 +102,10 @@ BROKEN = {
     "a foreign model": (at(layout="0" * 64), "WrongShape"),
     "a round of tomorrow": (at(round=2), "LateReport"),
     "another mechanism": (with_mechanism, "WrongMechanism"),
+    "no receipt": (with_receipt(lambda _: NO_RECEIPT), "MalformedReceipt"),
+    "another site's receipt": (with_receipt(of_another_site), "WrongReserve"),
+    "an update that the ledger did not settle": (with_receipt(of_another_update), "WrongReserve"),
+    "a round that the ledger did not reserve": (with_receipt(without_entries), "WrongReserve"),
     "nothing at all": (lambda _: RecordDict(), "MalformedReport"),
 }
 
