@@ -19,17 +19,14 @@ from federation.messages import (
     Address,
     EvaluateReport,
     Expectation,
-    History,
     Order,
     Refusal,
     TrainReport,
     payload_bytes,
     read_evaluation,
-    read_history,
     read_order,
     read_report,
     write_evaluation,
-    write_history,
     write_order,
     write_refusal,
     write_report,
@@ -37,6 +34,7 @@ from federation.messages import (
 from privacy.errors import (
     FedSealError,
     LateReport,
+    MalformedReceipt,
     MalformedReport,
     MissingTensor,
     NotFinite,
@@ -48,6 +46,7 @@ from privacy.errors import (
     WrongShape,
 )
 from privacy.mechanism import Mechanism
+from tests.client_builders import ledger_of
 
 LAYOUT = Layout(names=("weight", "bias"), shapes=((2,), (1,)))
 HERE = Address(run="77", round=3, plan="a" * 64, layout=LAYOUT.digest)
@@ -55,11 +54,13 @@ MECHANISM = Mechanism(noise_multiplier=1.5, sample_rate=0.25, steps=4, max_grad_
 EXPECTED = Expectation(address=HERE, layout=LAYOUT, mechanism=MECHANISM)
 STYPE = "fedseal.little-endian"
 VECTOR = np.array([1.0, -2.5, 3e-8], dtype=np.float32)
+RECEIPT = ledger_of().reveal([0, 1])
 
 
 def report(**changes: object) -> TrainReport:
-    values = {"address": HERE, "site": "north", "update": VECTOR, "mechanism": MECHANISM}
-    return TrainReport(**{**values, "declared_rows": 40, "seeded": True, **changes})  # type: ignore[arg-type]
+    values: dict[str, object] = {"address": HERE, "site": "north", "update": VECTOR, "mechanism": MECHANISM}
+    values |= {"declared_rows": 40, "seeded": True, "receipt": RECEIPT}
+    return TrainReport(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def evaluation(**sums: torch.Tensor) -> EvaluateReport:
@@ -103,6 +104,10 @@ def with_record(name: str, record: ConfigRecord | ArrayRecord | MetricRecord | N
 
 def stated(**facts: object) -> str:
     return json.dumps({**MECHANISM.facts(), **facts})
+
+
+def receipt(**changes: object) -> str:
+    return json.dumps({**json.loads(RECEIPT.to_json()), **changes})
 
 
 BROKEN_VECTORS = [
@@ -169,6 +174,22 @@ BROKEN_FACTS = [
     ("mechanism with huge noise", with_fact("mechanism", stated(noise_multiplier=10**400)), MalformedReport),
     ("mechanism with no step", with_fact("mechanism", stated(steps=0)), MalformedReport),
     ("mechanism with epsilon", with_fact("mechanism", stated(epsilon=0.1)), MalformedReport),
+    ("no receipt", without_fact("receipt"), MalformedReport),
+    ("an empty receipt", with_fact("receipt", ""), MalformedReceipt),
+    ("a receipt of bytes", with_fact("receipt", b"{}"), MalformedReceipt),
+    ("a receipt that is a list", with_fact("receipt", "[1]"), MalformedReceipt),
+    ("a receipt that nests deeply", with_fact("receipt", "[" * 100_000), MalformedReceipt),
+    ("a receipt without its key", with_fact("receipt", receipt(verifying=None)), MalformedReceipt),
+    ("a receipt of half a key", with_fact("receipt", receipt(verifying="AAA")), MalformedReceipt),
+    ("a receipt whose proof is a number", with_fact("receipt", receipt(consistency=1)), MalformedReceipt),
+    ("a receipt with an entry of one part", with_fact("receipt", receipt(revealed=[[1]])), MalformedReceipt),
+    (
+        "a receipt with entry number infinity",
+        with_fact("receipt", receipt(revealed=[[math.inf, "", []]])),
+        MalformedReceipt,
+    ),
+    ("a receipt with entry number NaN", with_fact("receipt", receipt(revealed=[[math.nan, "", []]])), MalformedReceipt),
+    ("a receipt with an entry in no base64", with_fact("receipt", receipt(revealed=[[0, "?", []]])), MalformedReceipt),
     ("no mechanism", with_fact("mechanism", "none"), WrongMechanism),
     ("less noise", with_fact("mechanism", stated(noise_multiplier=1.4)), WrongMechanism),
     ("more noise", with_fact("mechanism", stated(noise_multiplier=1.6)), WrongMechanism),
@@ -209,6 +230,9 @@ def test_an_evaluation_is_refused_with(
 
 ORDER_IS_JUDGED_LATER = {"a foreign run", "a run of bytes", "a foreign plan", "no plan hash", "an earlier round"}
 BROKEN_ORDERS = [
+    ("no checkpoints", with_record("ledgers", None), OrderRefused),
+    ("an empty record of checkpoints", with_record("ledgers", ConfigRecord()), OrderRefused),
+    ("checkpoints as numbers", with_record("ledgers", MetricRecord({"ledgers": 1})), OrderRefused),
     *[case for case in BROKEN_VECTORS + BROKEN_ADDRESSES if case[0] not in {*ORDER_IS_JUDGED_LATER, "a later round"}],
     ("no cohort", without_fact("cohort"), OrderRefused),
     ("cohort in words", with_fact("cohort", "all"), OrderRefused),
@@ -332,28 +356,3 @@ def test_a_refusal_of_garbage_is_cut_short_and_does_no_harm() -> None:
     arrived = read_report(content, EXPECTED)
     assert isinstance(arrived, Refusal)
     assert (arrived.site, arrived.error, len(arrived.reason)) == ("", "[1, 2]", 2000)
-
-
-def test_history_of_a_new_run_is_empty() -> None:
-    assert read_history(RecordDict()) == History()
-
-
-@given(st.lists(st.sampled_from([1.0, 1.5, 2.0]), max_size=12), st.integers(min_value=0, max_value=10**6))
-@settings(deadline=None, max_examples=40)
-def test_history_is_remembered_whole_and_equal_rounds_are_counted(sigmas: list[float], last_round: int) -> None:
-    mechanisms = [
-        Mechanism(noise_multiplier=sigma, sample_rate=1.0, steps=2, max_grad_norm=1.0) for sigma in sorted(sigmas)
-    ]
-    state = RecordDict()
-    write_history(state, History(last_round=1, mechanisms=(MECHANISM,)))
-    write_history(state, History(last_round=last_round, mechanisms=tuple(mechanisms)))
-    assert read_history(state) == History(last_round=last_round, mechanisms=tuple(mechanisms))
-    assert sum(state["history"]["counts"]) == len(sigmas)
-    assert len(state["history"]["mechanisms"]) == len(set(sigmas))
-
-
-def test_history_of_many_rounds_stays_small() -> None:
-    state = RecordDict()
-    write_history(state, History(last_round=10_000, mechanisms=(MECHANISM,) * 10_000))
-    assert len(str(state["history"])) < 1000
-    assert len(read_history(state).mechanisms) == 10_000

@@ -58,6 +58,18 @@ def test_what_is_no_whole_number_is_refused_by_its_key(key: str, value: Scalar) 
         SiteInfo.from_node_config({key: value}, Plan())
 
 
+def test_a_safe_without_a_data_set_is_a_site_whose_task_reads_its_own_files() -> None:
+    found = SiteInfo.from_node_config({"safe": "/srv/north", "data-folder": "/data/north"}, Plan())
+    assert (found.safe_folder, found.data_set) == (Path("/srv/north"), None)
+
+
+def test_a_data_set_is_named_together_with_its_safe() -> None:
+    found = SiteInfo.from_node_config({"safe": "/srv/north", "data-set": "heart"}, Plan())
+    assert (found.safe_folder, found.data_set) == (Path("/srv/north"), "heart")
+    with pytest.raises(DataInvalid, match="name the safe too"):
+        SiteInfo.from_node_config({"data-set": "heart"}, Plan())
+
+
 @pytest.mark.parametrize("rows", [-1, -1000])
 def test_a_site_cannot_declare_fewer_than_no_rows(rows: int) -> None:
     with pytest.raises(DataInvalid, match=f"declared-rows is {rows}"):
