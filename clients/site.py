@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clients.data import DataSet
+from clients.declaration import declared_units
 from clients.kept_model import Keep, keep_nothing
 from clients.model_check import refuse_dependent_losses, refuse_unsupported_model
 from clients.records import Records
@@ -154,7 +155,8 @@ class Site:
         refuse_unsupported_model(model)
         mechanism = round_mechanism(self.plan)
         refuse_beyond_budget(self.plan, history.mechanisms, mechanism)
-        refuse_loose_delta(self.plan, self._declared_rows())
+        refuse_loose_delta(self.plan, declared_units(self.info, self.plan))
+        self._records.refuse_missing_units()
         return mechanism
 
     def _trained(self, model: nn.Module, order: Order, mechanism: Mechanism | None) -> NDArray[np.float32]:
@@ -165,20 +167,12 @@ class Site:
         if mechanism is None:
             return train_without_privacy(self.task, model, rows, settings)
         MODELS.check_once(self.task, rows.take(torch.arange(min(1, len(rows)))), self.plan.hardware)
-        protection = Protection(mechanism=mechanism, denominator=self._denominator())
+        protection = Protection(
+            mechanism=mechanism,
+            denominator=self.plan.training.sample_rate * declared_units(self.info, self.plan),
+            records_per_group=self.plan.privacy.records_per_group,
+        )
         return train_privately(self.task, model, rows, protection, settings)
-
-    def _denominator(self) -> float:
-        return self.plan.training.sample_rate * self._declared_rows()
-
-    def _declared_rows(self) -> int:
-        declared = self.info.declared_rows or self.plan.data.rows_per_site
-        if declared is None:
-            raise OrderRefused(
-                f"{self.info.name} declares no number of rows and the plan states none, but gradients are divided by a "
-                "public number: set data.rows_per_site in the plan, or declared-rows in the site's node config"
-            )
-        return declared
 
     def _stream(self, round_number: int) -> RandomStream:
         seed = self.info.simulation_seed

@@ -15,7 +15,7 @@ from privacy.errors import MechanismUnsound
 
 KIND = "poisson-sampled-gaussian/1"
 NEIGHBOURING = "add-or-remove-one"
-UNITS = ("record",)
+UNITS = ("record", "group")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,7 @@ class Mechanism:
     sample_rate:      probability that one unit enters one step, in (0, 1]
     steps:            number of compositions, >= 1
     max_grad_norm:    L2 bound on one unit's gradient, > 0
-    unit:             whose presence is hidden: "record"
+    unit:             whose presence is hidden: "record", or "group" (all records of one patient or customer at a site)
 
     Raises:
         MechanismUnsound: a value is outside these ranges.
