@@ -7,6 +7,16 @@ from federation.site_info import SiteInfo
 from privacy.errors import OrderRefused
 
 
+def declared_rows(info: SiteInfo, plan: Plan) -> int:
+    """What a report says of the site's size: its public number of rows, 0 where there is none.
+
+    Under unit client nothing is said: how much data a client holds is what the plan hides.
+    """
+    if plan.privacy.unit == "client":
+        return 0
+    return info.declared_rows or plan.data.rows_per_site or 0
+
+
 def declared_units(info: SiteInfo, plan: Plan) -> int:
     """The public, rough number of training units (records or groups) that sums of gradients are divided by.
 

@@ -99,6 +99,14 @@ class GroupSampler:
         return chosen
 
 
+def shuffled_batches(records: int, share: float, stream: RandomStream) -> Iterator[Tensor]:
+    """Endless epochs of about share x n records a batch: for training whose steps no accountant prices."""
+    size = max(1, round(share * records))
+    while True:
+        order = torch.from_numpy(stream.uniforms(records).argsort())  # (n,)
+        yield from order.split(size)
+
+
 def _whole_groups(sizes: Positions, most: int) -> Iterator[tuple[int, int]]:
     """First and end positions of batches of at most `most` records, each of as many whole groups as fit."""
     ends = sizes.cumsum()

@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from clients.data import DataSet
-from clients.declaration import declared_units
+from clients.declaration import declared_rows, declared_units
 from clients.kept_model import Keep, keep_nothing
-from clients.model_check import refuse_dependent_losses, refuse_unsupported_model
+from clients.model_check import refuse_dependent_losses, refuse_model
 from clients.records import Records
 from clients.training import Protection, Settings, refuse_mixing_layers, train_privately, train_without_privacy
+from clients.whole_update import train_as_one
 from federation.contradictions import refuse_loose_delta
 from federation.evaluation import metric_sums
 from federation.layout import Layout
@@ -111,7 +112,7 @@ class Site:
             site=self.info.name,
             update=update,
             mechanism=mechanism,
-            declared_rows=self.info.declared_rows or self.plan.data.rows_per_site or 0,
+            declared_rows=declared_rows(self.info, self.plan),
             seeded=self.info.simulation_seed is not None,
         )
 
@@ -152,10 +153,11 @@ class Site:
     def _priced(self, model: nn.Module, history: History) -> Mechanism | None:
         if not self.plan.is_private:
             return None
-        refuse_unsupported_model(model)
+        refuse_model(model, self.plan.privacy.unit)
         mechanism = round_mechanism(self.plan)
         refuse_beyond_budget(self.plan, history.mechanisms, mechanism)
-        refuse_loose_delta(self.plan, declared_units(self.info, self.plan))
+        if mechanism.unit != "client":
+            refuse_loose_delta(self.plan, declared_units(self.info, self.plan))
         self._records.refuse_missing_units()
         return mechanism
 
@@ -166,6 +168,8 @@ class Site:
         )
         if mechanism is None:
             return train_without_privacy(self.task, model, rows, settings)
+        if mechanism.unit == "client":
+            return train_as_one(self.task, model, rows, mechanism, settings)
         MODELS.check_once(self.task, rows.take(torch.arange(min(1, len(rows)))), self.plan.hardware)
         protection = Protection(
             mechanism=mechanism,

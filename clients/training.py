@@ -33,7 +33,7 @@ from clients.model_check import (
     refuse_shared_gradients,
 )
 from clients.penalties import LocalOptimizer
-from clients.sampling import GroupSampler, RecordSampler, Sampler
+from clients.sampling import GroupSampler, RecordSampler, Sampler, shuffled_batches
 from federation.groups import numbered, refuse_lost_units, units_of, without_units
 from federation.plan import HardwareSettings, TrainingSettings
 from federation.rows import Rows, RowSource
@@ -128,14 +128,29 @@ def refuse_mixing_layers(task: Task, model: nn.Module, rows: Rows, hardware: Har
 
 
 def train_without_privacy(task: Task, model: nn.Module, rows: RowSource, settings: Settings) -> NDArray[np.float32]:
-    """Trains `model` in place on shuffled batches of about sample_rate x n records; protects nobody.
+    """Trains `model` in place as `train_plainly` and returns the trained vector, shape (P,); protects nobody.
 
     Raises:
         TaskInvalid: the task's loss is not one number a record.
         DataInvalid: there are no training records.
     """
+    vector, trained = train_plainly(task, model, rows, settings)
+    if not trained:
+        raise DataInvalid("the site holds no training records, or preparing drops them all")
+    return vector
+
+
+def train_plainly(task: Task, model: nn.Module, rows: RowSource, settings: Settings) -> tuple[NDArray[np.float32], int]:
+    """Trains `model` in place on shuffled batches of about sample_rate x n records, without clipping or noise.
+
+    Returns the trained vector, shape (P,), and how many records entered, each time counted; where none did, the vector
+    is the one that training started from.
+
+    Raises:
+        TaskInvalid: the task's loss is not one number a record.
+    """
     optimizer = LocalOptimizer(model, settings.training)
-    batches = _shuffled_batches(len(rows), settings)
+    batches = shuffled_batches(len(rows), settings.training.sample_rate, settings.stream)
     trained = 0
     model.train()
     with torch_randomness(model, settings.stream):
@@ -153,9 +168,7 @@ def train_without_privacy(task: Task, model: nn.Module, rows: RowSource, setting
                 _divide_gradients(model, records)
                 optimizer.step()
             trained += records
-    if not trained:
-        raise DataInvalid("the site holds no training records, or preparing drops them all")
-    return optimizer.result()
+    return optimizer.result(), trained
 
 
 class _NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -277,13 +290,6 @@ def _divide_gradients(model: nn.Module, records: int) -> None:
     for parameter in model.parameters():
         if parameter.grad is not None:
             parameter.grad /= records
-
-
-def _shuffled_batches(records: int, settings: Settings) -> Iterator[Tensor]:
-    size = max(1, round(settings.training.sample_rate * records))
-    while True:
-        order = torch.from_numpy(settings.stream.uniforms(records).argsort())  # (n,)
-        yield from order.split(size)
 
 
 def _generator(stream: RandomStream) -> torch.Generator:

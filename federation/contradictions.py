@@ -15,6 +15,8 @@ def refuse_contradictions(plan: Plan) -> None:
     for says_no in (
         _delta_against_units,
         _group_against_physical_batch,
+        _client_against_weights,
+        _client_against_metrics,
         _robust_against_weights,
         _krum_against_quorum,
         _column_named,
@@ -26,10 +28,12 @@ def refuse_contradictions(plan: Plan) -> None:
 def refuse_loose_delta(plan: Plan, units: int) -> None:
     """Passes a private plan whose delta means something at a site of so many units (records, groups).
 
+    Under unit client a site is one unit, and how many there are nobody here knows: every delta passes.
+
     Raises:
         PlanInvalid: delta times the number of units is one or more.
     """
-    if plan.is_private and plan.privacy.delta * units >= 1:
+    if plan.is_private and plan.privacy.unit != "client" and plan.privacy.delta * units >= 1:
         unit = plan.privacy.unit
         raise PlanInvalid(
             f"plan: privacy.delta is {plan.privacy.delta:g}, but a site holds about {units} {unit}s: a mechanism may "
@@ -50,6 +54,23 @@ def _group_against_physical_batch(plan: Plan) -> None:
             f"plan: privacy.records_per_group is {most}, but hardware.max_physical_batch is {batch}: a group's "
             "gradients are summed before they are clipped, so its records must fit one physical batch; lower one or "
             "raise the other"
+        )
+
+
+def _client_against_weights(plan: Plan) -> None:
+    if plan.privacy.unit == "client" and plan.aggregation.weights == "declared":
+        raise PlanInvalid(
+            "plan: privacy.unit is 'client', but aggregation.weights is 'declared': a report's weight would say how "
+            "much data a client holds, which the plan hides; set aggregation.weights to 'uniform'"
+        )
+
+
+def _client_against_metrics(plan: Plan) -> None:
+    if plan.privacy.unit == "client" and plan.metrics == "plain":
+        raise PlanInvalid(
+            "plan: privacy.unit is 'client', but metrics is 'plain': exact sums over a client's held-out records would "
+            "tell of the very client whose data the plan hides; set metrics to 'none' (a simulation has figures of its "
+            "own)"
         )
 
 

@@ -45,12 +45,13 @@ def setting(default: Any, meaning: str, unit: str = "") -> Any:
 
 
 class PrivacySettings(Settings):
-    """What is promised about one unit: a record, or a group of records."""
+    """What is promised about one unit: a record, a group of records, or a whole client."""
 
-    unit: Literal["record", "group", "none"] = setting(
+    unit: Literal["record", "group", "client", "none"] = setting(
         "record",
-        "whose presence is hidden: a record, or a group (patient, customer), which is all records that a site holds "
-        "under one unit id; none trains WITHOUT privacy and is marked in red",
+        "whose presence is hidden: a record; a group (patient, customer), which is all records that a site holds under "
+        "one unit id; or a client, which is a whole site with all its data; none trains WITHOUT privacy and is marked "
+        "in red",
     )
     epsilon: Annotated[float, Field(gt=0, le=100)] = setting(
         3.0, "budget of each site for the whole run, all rounds together; a round that would pass it is refused"
@@ -62,7 +63,9 @@ class PrivacySettings(Settings):
         None, "noise standard deviation over max_grad_norm; absent: calibrated to epsilon over all planned rounds"
     )
     max_grad_norm: Positive = setting(
-        1.0, "bound on one unit's gradient, L2; a group's is the sum over its records, clipped as one"
+        1.0,
+        "bound on one unit's gradient, L2; a group's is the sum over its records, clipped as one; unit client: bound "
+        "on its whole update of a round",
     )
     records_per_group: Count = setting(
         8, "unit group: most records of one group that a step uses, drawn anew each step, all equally likely", "records"
@@ -76,7 +79,10 @@ class TrainingSettings(Settings):
     """What a site does in one round."""
 
     sample_rate: Share = setting(
-        1.0, "chance that a unit (record, group) enters a step (Poisson); 1 is full batches", "probability"
+        1.0,
+        "chance that a unit (record, group) enters a step (Poisson); 1 is full batches; units client and none: share "
+        "of a site's records in a batch, shuffled, not priced",
+        "probability",
     )
     steps: Count = setting(1, "gradient steps a round", "steps")
     learning_rate: Positive = setting(0.1, "step size of the site's optimizer")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from clients.app import client_app
 from clients.data import DataSet
-from clients.model_check import refuse_unsupported_model
+from clients.model_check import refuse_model
 from clients.site import Site
 from federation.contradictions import refuse_contradictions
 from federation.evaluation import metric_sums
@@ -109,7 +109,7 @@ def simulate(task: Task, plan: Plan, sites: int | Sequence[Rows], options: Optio
             "simulate more sites"
         )
     if plan.is_private:
-        refuse_unsupported_model(task.model())
+        refuse_model(task.model(), plan.privacy.unit)
     with TemporaryDirectory(prefix="fedseal-") as vaults:
         federation = _Federation(task, plan, sites, options.data_folder, Path(vaults))
         return _run(federation, task, plan, options)

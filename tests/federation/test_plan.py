@@ -237,6 +237,12 @@ def test_a_plan_cannot_be_changed_after_it_was_checked() -> None:
         ),
         ({"data.partition": "column"}, "'column'", "set data.partition_column"),
         (
+            {"privacy.unit": "client", "aggregation.weights": "declared"},
+            "how much data a client holds",
+            "aggregation.weights to 'uniform'",
+        ),
+        ({"privacy.unit": "client", "metrics": "plain"}, "the very client", "set metrics to 'none'"),
+        (
             {"privacy.unit": "group", "privacy.records_per_group": 9, "hardware.max_physical_batch": 8},
             "its records must fit one physical batch",
             "lower one or raise the other",
@@ -267,6 +273,8 @@ def test_settings_that_contradict_each_other_are_refused_with_the_remedy(
         {"aggregation.rule": "mean", "aggregation.weights": "declared"},
         {"aggregation.rule": "krum", "aggregation.byzantine_sites": 2, "cohort.quorum": 7},
         {"data.partition": "column", "data.partition_column": "hospital"},
+        {"privacy.unit": "client", "privacy.delta": 0.01, "data.rows_per_site": 10**6},
+        {"privacy.unit": "client", "privacy.records_per_group": 9, "hardware.max_physical_batch": 8},
         {"privacy.unit": "group", "privacy.records_per_group": 8, "hardware.max_physical_batch": 8},
         {"privacy.unit": "record", "privacy.records_per_group": 9, "hardware.max_physical_batch": 8},
         {"privacy.unit": "group", "privacy.delta": 0.01, "data.units_per_site": 99, "data.rows_per_site": 10**6},

@@ -103,7 +103,8 @@ def test_the_ends_of_the_ranges_are_allowed() -> None:
     assert Mechanism(**{**GOOD, "sample_rate": 1, "steps": 1}).sample_rate == 1
 
 
-def test_a_group_is_a_unit_and_says_so_in_the_facts() -> None:
-    mechanism = Mechanism(**{**GOOD, "unit": "group"})
-    assert mechanism.facts()["unit"] == "group"
+@pytest.mark.parametrize("unit", ["group", "client"])
+def test_groups_and_clients_are_units_and_say_so_in_the_facts(unit: str) -> None:
+    mechanism = Mechanism(**{**GOOD, "unit": unit})
+    assert mechanism.facts()["unit"] == unit
     assert Mechanism.from_facts(mechanism.facts()) == mechanism != Mechanism(**GOOD)

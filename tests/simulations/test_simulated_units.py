@@ -1,4 +1,4 @@
-"""Simulations that protect groups: they repeat, declare groups, spend what the plan says, and still learn."""
+"""Simulations that protect groups or clients: they repeat, spend what the plan says, and still learn."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from federation.plan import Scalar
 from federation.promise import round_mechanism
 from federation.rows import Rows
 from privacy.accountant import epsilon
-from privacy.errors import DataInvalid
+from privacy.errors import DataInvalid, ModelUnsupported
 from server.records import RoundRecord
 from simulations.simulate import Options, Result, simulate
 from tests.client_builders import PRIVATE, GivenTask, plan
@@ -92,3 +92,39 @@ def test_rows_that_know_their_groups_train_by_record_as_if_they_did_not() -> Non
     known = simulate(TASK, agreed, SITES).run.vector
     bare = simulate(TASK, agreed, [Rows(fields=rows.fields) for rows in SITES]).run.vector
     assert known.tobytes() == bare.tobytes()
+
+
+CROWD: dict[str, Scalar] = {"privacy.unit": "client", "rounds": 3, "privacy.epsilon": 8.0, "training.steps": 2}
+
+
+def phones(count: int) -> list[Rows]:
+    """Sites of a few records each; every tenth trains on none."""
+    sites = [patients(seed, 5, 2) for seed in range(count)]
+    return [
+        Rows(fields=rows.fields, held_out=torch.ones(10, dtype=torch.bool) if number % 10 == 0 else None)
+        for number, rows in enumerate(sites)
+    ]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+def test_two_hundred_clients_train_and_each_spends_what_its_rounds_cost(share: float) -> None:
+    agreed = plan({**CROWD, "cohort.share": share, "training.learning_rate": 1.0})
+    sites = phones(200)
+    result = simulate(TASK, agreed, sites)
+    assert [len(record.answered) for record in result.rounds] == [int(200 * share)] * 3
+    assert not any(record.refused for record in result.rounds)
+    mechanism = round_mechanism(agreed)
+    price = [0.0, *(epsilon([mechanism] * rounds, agreed.privacy.delta) for rounds in (1, 2, 3))]
+    assert price[3] == pytest.approx(8.0, abs=1e-2)
+    assert price[3] <= 8.0
+    assert all(site.epsilon == price[site.rounds] and site.declared_rows == 0 for site in result.sites)
+    assert sum(site.rounds for site in result.sites) == int(200 * share) * 3
+    if share == 1:
+        assert result.rounds[-1].figures["accuracy"] > 0.9
+        assert simulate(TASK, agreed, sites, Options(workers=2)).run.vector.tobytes() == result.run.vector.tobytes()
+
+
+def test_clients_are_never_served_with_a_model_that_keeps_statistics_of_their_records() -> None:
+    task = GivenTask(lambda: nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    with pytest.raises(ModelUnsupported, match="1 is BatchNorm1d; use GroupNorm"):
+        simulate(task, plan(CROWD), phones(3))
