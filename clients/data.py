@@ -1,7 +1,8 @@
 """A site's sealed data set: shards of at most 256 MiB in the vault, and the facts about them, sealed last.
 
 A round opens the shards into memory and drops them (`read`). What is larger than memory is read by range (`take`), and
-never touches the disk in the clear. In comments: n records.
+never touches the disk in the clear. Units are read apart from the records, by plans that protect groups. In comments: n
+records.
 """
 
 from __future__ import annotations
@@ -126,6 +127,29 @@ class DataSet(torch.utils.data.Dataset[dict[str, Tensor]]):
             order.append(mine)
         joined = parts[0] if len(parts) == 1 else _joined(parts, len(wanted))
         return joined.take(torch.cat(order).argsort())
+
+    def unit_hashes(self) -> Tensor | None:
+        """The keyed hash of each record's unit, (n, 16) uint8, read alone; None where none was imported.
+
+        Raises as `read`.
+        """
+        return self._alone(UNIT)
+
+    def marks(self) -> Tensor | None:
+        """The held-out marks, (n,) bool, read alone; None where the records have none. Raises as `read`."""
+        return self._alone(HELD_OUT)
+
+    def _alone(self, name: str) -> Tensor | None:
+        """One tensor of all records, without opening the others."""
+        parts = []
+        for number, records in enumerate(self.facts.shards):
+            with self.vault.range(rows_label(self.facts.name, number)) as opened:
+                places, notes = _header(opened)
+                self._refuse_other(notes)
+                if name not in places:
+                    return None
+                parts.append(_records(opened, places[name], torch.arange(records)))
+        return torch.cat(parts)
 
     def _refuse_other(self, notes: Mapping[str, str]) -> None:
         if notes.get(SERIAL) != self.facts.serial:

@@ -42,6 +42,18 @@ def refuse_unsupported_model(model: nn.Module) -> None:
         )
 
 
+def refuse_model(model: nn.Module, unit: str) -> None:
+    """Passes a model that can be trained so that this unit of privacy is hidden.
+
+    Raises:
+        ModelUnsupported: names each offending module and its replacement.
+    """
+    if unit == "client":
+        _refuse_running_statistics(model)
+    else:
+        refuse_unsupported_model(model)
+
+
 def refuse_changed_state(model: nn.Module, before: Mapping[str, Tensor]) -> None:
     """Passes a model whose buffers are as they were before training.
 
@@ -121,6 +133,20 @@ def record_losses(task: Task, model: nn.Module, batch: Rows) -> Tensor:
 def draws_randomness(model: nn.Module) -> bool:
     """Whether a module of the model draws from torch's global generator in training, as dropout does."""
     return any("drop" in type(module).__name__.lower() for module in model.modules())
+
+
+def _refuse_running_statistics(model: nn.Module) -> None:
+    """A whole update is clipped, so records may mix; but statistics of them would leave in buffers, past the noise."""
+    names = [
+        f"{name or 'the model itself'} is {type(module).__name__}"
+        for name, module in model.named_modules()
+        if getattr(module, "running_mean", None) is not None
+    ]
+    if names:
+        raise ModelUnsupported(
+            f"these modules keep running statistics of the records in buffers, which no clipping or noise covers: "
+            f"{'; '.join(names)}; use GroupNorm or LayerNorm, or track_running_stats=False"
+        )
 
 
 def _trainable_itself(module: nn.Module) -> bool:

@@ -15,10 +15,12 @@ from torch import nn
 
 from clients.account import Account
 from clients.data import DataSet
+from clients.declaration import declared_rows, declared_units
 from clients.kept_model import Keep, keep_nothing
-from clients.model_check import refuse_dependent_losses, refuse_unsupported_model
+from clients.model_check import refuse_dependent_losses, refuse_model
 from clients.records import Records
 from clients.training import Protection, Settings, refuse_mixing_layers, train_privately, train_without_privacy
+from clients.whole_update import train_as_one
 from federation.contradictions import refuse_loose_delta
 from federation.evaluation import metric_sums
 from federation.layout import Layout
@@ -102,7 +104,7 @@ class Site:
         self._refuse(order)
         model = self._model(order)
         mechanism = self._mechanism(model)
-        account = Account(ledger=self.ledger, data=self._records.look_again())
+        account = self._account()
         reservation = account.reserve(order, self.plan, "update", mechanism)
         self.keep(order, Layout.of(model), self.plan)
         try:
@@ -115,7 +117,7 @@ class Site:
             site=self.info.name,
             update=update,
             mechanism=mechanism,
-            declared_rows=self.info.declared_rows or self.plan.data.rows_per_site or 0,
+            declared_rows=declared_rows(self.info, self.plan),
             seeded=self.info.simulation_seed is not None,
             receipt=account.settle(reservation, digest_of_report(order.address, self.info.name, update)),
         )
@@ -131,7 +133,7 @@ class Site:
         self._refuse(order)
         if self.plan.metrics != "plain":
             raise OrderRefused("the plan says metrics = 'none': this site reports no metrics")
-        account = Account(ledger=self.ledger, data=self._records.look_again())
+        account = self._account()
         reservation = account.reserve(order, self.plan, "metrics", None)
         test = self._records.testing(self._device())
         sums = metric_sums(self.task, self._model(order).eval(), test)
@@ -152,6 +154,12 @@ class Site:
         if not 1 <= address.round <= self.plan.rounds:
             raise OrderRefused(f"round {address.round} is outside the plan's {self.plan.rounds} rounds")
 
+    def _account(self) -> Account:
+        """The account of the records from which the coming round reads, and no others."""
+        data = self._records.look_again()
+        self._records.refuse_missing_units()
+        return Account(ledger=self.ledger, data=data)
+
     def _model(self, order: Order) -> nn.Module:
         model = MODELS.of(self.task, self.plan).to(self._device())
         Layout.of(model).load(model, order.vector)
@@ -160,9 +168,11 @@ class Site:
     def _mechanism(self, model: nn.Module) -> Mechanism | None:
         if not self.plan.is_private:
             return None
-        refuse_unsupported_model(model)
-        refuse_loose_delta(self.plan, self._declared_rows())
-        return round_mechanism(self.plan)
+        refuse_model(model, self.plan.privacy.unit)
+        mechanism = round_mechanism(self.plan)
+        if mechanism.unit != "client":
+            refuse_loose_delta(self.plan, declared_units(self.info, self.plan))
+        return mechanism
 
     def _trained(self, model: nn.Module, order: Order, mechanism: Mechanism | None) -> NDArray[np.float32]:
         rows = self._records.training(self._device())
@@ -171,21 +181,15 @@ class Site:
         )
         if mechanism is None:
             return train_without_privacy(self.task, model, rows, settings)
+        if mechanism.unit == "client":
+            return train_as_one(self.task, model, rows, mechanism, settings)
         MODELS.check_once(self.task, rows.take(torch.arange(min(1, len(rows)))), self.plan.hardware)
-        protection = Protection(mechanism=mechanism, denominator=self._denominator())
+        protection = Protection(
+            mechanism=mechanism,
+            denominator=self.plan.training.sample_rate * declared_units(self.info, self.plan),
+            records_per_group=self.plan.privacy.records_per_group,
+        )
         return train_privately(self.task, model, rows, protection, settings)
-
-    def _denominator(self) -> float:
-        return self.plan.training.sample_rate * self._declared_rows()
-
-    def _declared_rows(self) -> int:
-        declared = self.info.declared_rows or self.plan.data.rows_per_site
-        if declared is None:
-            raise OrderRefused(
-                f"{self.info.name} declares no number of rows and the plan states none, but gradients are divided by a "
-                "public number: set data.rows_per_site in the plan, or declared-rows in the site's node config"
-            )
-        return declared
 
     def _stream(self, round_number: int) -> RandomStream:
         seed = self.info.simulation_seed

@@ -1,12 +1,13 @@
-"""Local training with record-level differential privacy: Opacus' gradients under our own sampling, clipping and noise.
+"""Local training under differential privacy of records or groups: Opacus' gradients, our own sampling and noise.
 
 DP-SGD (Abadi et al. 2016, Algorithm 1). Opacus gives the gradient of every record and the optimizer; `make_private` is
 not used, because its sample rate and denominator depend on the number of records, its loader can be a step short, and
 one non-finite record poisons the model. Here the sample rate, the steps and the denominator are public facts of the
-plan; a record enters each step by its own coin (Poisson); a non-finite gradient counts as zero; noise comes from a
-`RandomStream`. Must never train on a batch that was not drawn by those coins.
+plan; a unit enters each step by its own coin (Poisson, `clients/sampling.py`); a group's gradient is the sum over its
+records, clipped as one; a non-finite gradient counts as zero; noise comes from a `RandomStream`. Must never train on a
+batch that was not drawn by those coins.
 
-In tensor comments: n records of the site, B records of a physical batch.
+In tensor comments: n records of the site, B records and G groups of a physical batch.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from clients.model_check import (
     refuse_shared_gradients,
 )
 from clients.penalties import LocalOptimizer
+from clients.sampling import GroupSampler, RecordSampler, Sampler, shuffled_batches
+from federation.groups import numbered, refuse_lost_units, units_of, without_units
 from federation.plan import HardwareSettings, TrainingSettings
 from federation.rows import Rows, RowSource
 from federation.seeding import seeded_torch
@@ -51,10 +54,14 @@ warnings.filterwarnings(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protection:
-    """What changes the guarantee: the mechanism, and the public number that sums of gradients are divided by."""
+    """What changes the guarantee: the mechanism, and the public number that sums of gradients are divided by.
+
+    records_per_group: unit group: most records of one group that a step uses
+    """
 
     mechanism: Mechanism
     denominator: float
+    records_per_group: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,26 +78,30 @@ def train_privately(
 ) -> NDArray[np.float32]:
     """Trains `model` in place for the mechanism's steps and returns the trained vector, shape (P,).
 
-    The sum of clipped gradients of each step has L2 sensitivity max_grad_norm to one record, and gets noise of standard
+    The sum of clipped gradients of each step has L2 sensitivity max_grad_norm to one unit, and gets noise of standard
     deviation noise_multiplier x max_grad_norm in every coordinate.
 
     Raises:
-        TaskInvalid: the task's loss is not one number a record.
+        DataInvalid: the unit is group, and the rows know none.
+        TaskInvalid: the task's loss is not one number a record, or it lost the groups of its records.
         ModelUnsupported: the model wrote into its own buffers, past clipping and noise.
     """
     mechanism = protection.mechanism
     state = {name: buffer.clone() for name, buffer in model.named_buffers()}
     optimizer = LocalOptimizer(model, settings.training)
     private = _NoisyOptimizer(optimizer.inner, protection, settings.stream)
+    sampler = _sampler(rows, protection, settings.hardware)
     with _per_record_gradients(model, settings.hardware) as module, torch_randomness(model, settings.stream):
         for _ in range(mechanism.steps):
-            drawn = _positions(settings.stream.coins(len(rows), mechanism.sample_rate), rows)
+            drawn = sampler.draw(settings.stream, mechanism.sample_rate)
             draws = _generator(settings.stream)
-            for chunk in drawn.split(settings.hardware.max_physical_batch):
+            for chunk in drawn:
                 batch = rows.take(chunk)
                 if len(batch):
-                    record_losses(task, module, task.augment(batch, draws)).sum().backward()
-                    private.accumulate(len(batch))
+                    augmented = task.augment(batch, draws)
+                    groups = _groups(augmented, mechanism)
+                    record_losses(task, module, without_units(augmented)).sum().backward()
+                    private.accumulate(len(batch), groups)
             private.finish()
             optimizer.step()
     refuse_changed_state(model, state)
@@ -117,14 +128,29 @@ def refuse_mixing_layers(task: Task, model: nn.Module, rows: Rows, hardware: Har
 
 
 def train_without_privacy(task: Task, model: nn.Module, rows: RowSource, settings: Settings) -> NDArray[np.float32]:
-    """Trains `model` in place on shuffled batches of about sample_rate x n records; protects nobody.
+    """Trains `model` in place as `train_plainly` and returns the trained vector, shape (P,); protects nobody.
 
     Raises:
         TaskInvalid: the task's loss is not one number a record.
         DataInvalid: there are no training records.
     """
+    vector, trained = train_plainly(task, model, rows, settings)
+    if not trained:
+        raise DataInvalid("the site holds no training records, or preparing drops them all")
+    return vector
+
+
+def train_plainly(task: Task, model: nn.Module, rows: RowSource, settings: Settings) -> tuple[NDArray[np.float32], int]:
+    """Trains `model` in place on shuffled batches of about sample_rate x n records, without clipping or noise.
+
+    Returns the trained vector, shape (P,), and how many records entered, each time counted; where none did, the vector
+    is the one that training started from.
+
+    Raises:
+        TaskInvalid: the task's loss is not one number a record.
+    """
     optimizer = LocalOptimizer(model, settings.training)
-    batches = _shuffled_batches(len(rows), settings)
+    batches = shuffled_batches(len(rows), settings.training.sample_rate, settings.stream)
     trained = 0
     model.train()
     with torch_randomness(model, settings.stream):
@@ -142,9 +168,7 @@ def train_without_privacy(task: Task, model: nn.Module, rows: RowSource, setting
                 _divide_gradients(model, records)
                 optimizer.step()
             trained += records
-    if not trained:
-        raise DataInvalid("the site holds no training records, or preparing drops them all")
-    return optimizer.result()
+    return optimizer.result(), trained
 
 
 class _NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -162,13 +186,18 @@ class _NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
         self._denominator = protection.denominator
         self._stream = stream
 
-    def accumulate(self, records: int) -> None:
-        """Clips the gradients of a physical batch of `records` records and adds them to the step's sum."""
+    def accumulate(self, records: int, groups: Tensor | None) -> None:
+        """Clips the gradients of a physical batch of `records` records and adds them to the step's sum.
+
+        groups: (B,) the group of each record from 0, whose gradients are summed first; None clips each record
+        """
         for parameter in self.params:
             if parameter.grad_sample is None:
                 parameter.grad_sample = parameter.new_zeros((records, *parameter.shape))
         refuse_shared_gradients(self.params, records)
-        self._zero_non_finite_records()
+        if groups is not None:
+            self._sum_by_group(groups)
+        self._zero_non_finite_units()
         self.clip_and_accumulate()
         for parameter in self.params:
             parameter.grad_sample = None
@@ -191,13 +220,33 @@ class _NoisyOptimizer(DPOptimizer):  # type: ignore[misc]
         for parameter, noise in zip(parameters, draw.split(sizes), strict=True):
             parameter.grad = parameter.summed_grad + noise.view_as(parameter).to(parameter)
 
-    def _zero_non_finite_records(self) -> None:
+    def _sum_by_group(self, groups: Tensor) -> None:
+        count = int(groups.max()) + 1
+        for parameter in self.params:
+            records = parameter.grad_sample  # (B, ...)
+            parameter.grad_sample = records.new_zeros((count, *records.shape[1:])).index_add_(0, groups, records)
+
+    def _zero_non_finite_units(self) -> None:
         gradients = self.grad_samples
         if all(bool(gradient.sum().isfinite()) for gradient in gradients):
             return
-        finite = torch.stack([gradient.flatten(1).isfinite().all(dim=1) for gradient in gradients]).all(dim=0)  # (B,)
+        finite = torch.stack([gradient.flatten(1).isfinite().all(dim=1) for gradient in gradients]).all(dim=0)  # (G,)
         for gradient in gradients:
             gradient[~finite] = 0
+
+
+def _sampler(rows: RowSource, protection: Protection, hardware: HardwareSettings) -> Sampler:
+    if protection.mechanism.unit == "record":
+        return RecordSampler(rows=rows, physical_batch=hardware.max_physical_batch)
+    return GroupSampler.of(rows, units_of(rows), protection.records_per_group, hardware.max_physical_batch)
+
+
+def _groups(batch: Rows, mechanism: Mechanism) -> Tensor | None:
+    """The group of each record of a batch, numbered from 0: (B,)."""
+    if mechanism.unit == "record":
+        return None
+    refuse_lost_units(batch, "augment")
+    return numbered(units_of(batch).cpu()).to(batch.device)
 
 
 @contextmanager
@@ -241,17 +290,6 @@ def _divide_gradients(model: nn.Module, records: int) -> None:
     for parameter in model.parameters():
         if parameter.grad is not None:
             parameter.grad /= records
-
-
-def _positions(mask: NDArray[np.bool_], rows: RowSource) -> Tensor:
-    return torch.from_numpy(mask.nonzero()[0]).to(rows.device)
-
-
-def _shuffled_batches(records: int, settings: Settings) -> Iterator[Tensor]:
-    size = max(1, round(settings.training.sample_rate * records))
-    while True:
-        order = torch.from_numpy(settings.stream.uniforms(records).argsort())  # (n,)
-        yield from order.split(size)
 
 
 def _generator(stream: RandomStream) -> torch.Generator:

@@ -81,6 +81,18 @@ def promise_lines(plan: Plan) -> list[str]:
         f"{mechanism.steps}: {rounds} rounds cost epsilon {total:.4g} "
         f"(at most {bound:.4g} by Rényi DP, the cross-check)",
     ]
+    if plan.privacy.unit == "group":
+        lines.append(
+            "a group is all records that one site holds under one unit id; a step uses at most "
+            f"{plan.privacy.records_per_group} of them; a group spread over several sites, or under several ids, is "
+            "protected in each part alone"
+        )
+    if plan.privacy.unit == "client":
+        lines.append(
+            f"a client is a whole site: it clips each whole update to {plan.privacy.max_grad_norm:g} and adds the "
+            "noise itself; hidden is whether it holds its data or none, not that it takes part; that only a share "
+            "of the clients is asked counts for nothing"
+        )
     if rounds < plan.rounds:
         lines.append(
             f"[yellow]the budget lasts for {rounds} of {plan.rounds} rounds: a site leaves after {rounds}; raise "

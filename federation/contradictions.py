@@ -13,7 +13,10 @@ def refuse_contradictions(plan: Plan) -> None:
         PlanInvalid: two settings contradict each other, or together would make a claim false.
     """
     for says_no in (
-        _delta_against_rows,
+        _delta_against_units,
+        _group_against_physical_batch,
+        _client_against_weights,
+        _client_against_metrics,
         _robust_against_weights,
         _krum_against_quorum,
         _column_named,
@@ -22,22 +25,53 @@ def refuse_contradictions(plan: Plan) -> None:
         says_no(plan)
 
 
-def refuse_loose_delta(plan: Plan, rows: int) -> None:
-    """Passes a private plan whose delta means something at a site of so many records.
+def refuse_loose_delta(plan: Plan, units: int) -> None:
+    """Passes a private plan whose delta means something at a site of so many units (records, groups).
+
+    Under unit client a site is one unit, and how many there are nobody here knows: every delta passes.
 
     Raises:
-        PlanInvalid: delta times the number of records is one or more.
+        PlanInvalid: delta times the number of units is one or more.
     """
-    if plan.is_private and plan.privacy.delta * rows >= 1:
+    if plan.is_private and plan.privacy.unit != "client" and plan.privacy.delta * units >= 1:
+        unit = plan.privacy.unit
         raise PlanInvalid(
-            f"plan: privacy.delta is {plan.privacy.delta:g}, but a site holds about {rows} records: a mechanism may "
-            f"then publish a whole record and still keep its promise; set privacy.delta below {0.1 / rows:.1g}"
+            f"plan: privacy.delta is {plan.privacy.delta:g}, but a site holds about {units} {unit}s: a mechanism may "
+            f"then publish a whole {unit} and still keep its promise; set privacy.delta below {0.1 / units:.1g}"
         )
 
 
-def _delta_against_rows(plan: Plan) -> None:
-    if plan.data.rows_per_site is not None:
-        refuse_loose_delta(plan, plan.data.rows_per_site)
+def _delta_against_units(plan: Plan) -> None:
+    units = plan.data.units_per_site if plan.privacy.unit == "group" else plan.data.rows_per_site
+    if units is not None:
+        refuse_loose_delta(plan, units)
+
+
+def _group_against_physical_batch(plan: Plan) -> None:
+    most, batch = plan.privacy.records_per_group, plan.hardware.max_physical_batch
+    if plan.privacy.unit == "group" and most > batch:
+        raise PlanInvalid(
+            f"plan: privacy.records_per_group is {most}, but hardware.max_physical_batch is {batch}: a group's "
+            "gradients are summed before they are clipped, so its records must fit one physical batch; lower one or "
+            "raise the other"
+        )
+
+
+def _client_against_weights(plan: Plan) -> None:
+    if plan.privacy.unit == "client" and plan.aggregation.weights == "declared":
+        raise PlanInvalid(
+            "plan: privacy.unit is 'client', but aggregation.weights is 'declared': a report's weight would say how "
+            "much data a client holds, which the plan hides; set aggregation.weights to 'uniform'"
+        )
+
+
+def _client_against_metrics(plan: Plan) -> None:
+    if plan.privacy.unit == "client" and plan.metrics == "plain":
+        raise PlanInvalid(
+            "plan: privacy.unit is 'client', but metrics is 'plain': exact sums over a client's held-out records would "
+            "tell of the very client whose data the plan hides; set metrics to 'none' (a simulation has figures of its "
+            "own)"
+        )
 
 
 def _robust_against_weights(plan: Plan) -> None:

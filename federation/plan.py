@@ -45,21 +45,31 @@ def setting(default: Any, meaning: str, unit: str = "") -> Any:
 
 
 class PrivacySettings(Settings):
-    """What is promised about one record."""
+    """What is promised about one unit: a record, a group of records, or a whole client."""
 
-    unit: Literal["record", "none"] = setting(
-        "record", "whose presence is hidden; none trains WITHOUT privacy and is marked in red"
+    unit: Literal["record", "group", "client", "none"] = setting(
+        "record",
+        "whose presence is hidden: a record; a group (patient, customer), which is all records that a site holds under "
+        "one unit id; or a client, which is a whole site with all its data; none trains WITHOUT privacy and is marked "
+        "in red",
     )
     epsilon: Annotated[float, Field(gt=0, le=100)] = setting(
         3.0, "budget of each site for the whole run, all rounds together; a round that would pass it is refused"
     )
     delta: Annotated[float, Field(gt=0, lt=0.1)] = setting(
-        1e-5, "chance that epsilon does not hold; keep it well below one over the number of records", "probability"
+        1e-5, "chance that epsilon does not hold; keep it well below one over the number of units", "probability"
     )
     noise_multiplier: Annotated[float, Field(ge=0.01)] | None = setting(
         None, "noise standard deviation over max_grad_norm; absent: calibrated to epsilon over all planned rounds"
     )
-    max_grad_norm: Positive = setting(1.0, "bound on one record's gradient, L2")
+    max_grad_norm: Positive = setting(
+        1.0,
+        "bound on one unit's gradient, L2; a group's is the sum over its records, clipped as one; unit client: bound "
+        "on its whole update of a round",
+    )
+    records_per_group: Count = setting(
+        8, "unit group: most records of one group that a step uses, drawn anew each step, all equally likely", "records"
+    )
     rounds_per_site: Count | None = setting(
         None, "rounds that one site may join, for which noise is calibrated; absent: all rounds", "rounds"
     )
@@ -68,7 +78,12 @@ class PrivacySettings(Settings):
 class TrainingSettings(Settings):
     """What a site does in one round."""
 
-    sample_rate: Share = setting(1.0, "chance that a record enters a step (Poisson); 1 is full batches", "probability")
+    sample_rate: Share = setting(
+        1.0,
+        "chance that a unit (record, group) enters a step (Poisson); 1 is full batches; units client and none: share "
+        "of a site's records in a batch, shuffled, not priced",
+        "probability",
+    )
     steps: Count = setting(1, "gradient steps a round", "steps")
     learning_rate: Positive = setting(0.1, "step size of the site's optimizer")
     optimizer: Literal["sgd", "momentum", "adam"] = setting(
@@ -137,10 +152,13 @@ class DataSettings(Settings):
     """How records are divided."""
 
     test_share: Annotated[float, Field(gt=0, lt=1)] = setting(
-        0.2, "share of a site's records held out from training, unless its rows say which"
+        0.2, "share of a site's units (records, groups) held out from training, unless its rows say which"
     )
     rows_per_site: Count | None = setting(
         None, "public, rough number of training records of a site that declares none: steps divide by it", "records"
+    )
+    units_per_site: Count | None = setting(
+        None, "unit group: public, rough number of training groups of a site that declares none", "groups"
     )
     partition: Literal["iid", "dirichlet", "shards", "quantity", "column"] = setting(
         "iid", "simulations: how a pool of records becomes sites"

@@ -33,13 +33,15 @@ def fill_missing(table: Tensor, values: Sequence[float]) -> Tensor:
 def drop_duplicates(rows: Rows) -> Rows:
     """Each record once: of records equal in every field the first stays.
 
-    Adding or removing one record changes the result by at most one record, so sensitivity stays one.
+    Adding or removing one record changes the result by at most one record, so sensitivity stays one. Where rows know
+    their groups, two groups may hold the same record: a group's records never depend on another group's.
     """
-    seen: set[bytes] = set()
+    seen: set[tuple[int, bytes]] = set()
     keep = []
-    for position, record in enumerate(record_bytes(rows)):
-        if record not in seen:
-            seen.add(record)
+    groups = [0] * len(rows) if rows.units is None else rows.units.tolist()
+    for position, found in enumerate(zip(groups, record_bytes(rows), strict=True)):
+        if found not in seen:
+            seen.add(found)
             keep.append(position)
     return rows.take(torch.tensor(keep, dtype=torch.long))
 

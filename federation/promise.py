@@ -17,20 +17,24 @@ def budget(plan: Plan) -> Budget:
 def round_mechanism(plan: Plan) -> Mechanism:
     """The mechanism of every round of a private plan, calibrated once over all steps that a site may join.
 
+    Under unit client a round is one release of the whole update: how it was trained and who was asked changes nothing.
+
     Raises:
         ValueError: the plan is not private.
         PlanInvalid: no noise is enough for its epsilon.
     """
     if not plan.is_private:
         raise ValueError("a plan without privacy has no mechanism")
+    whole = plan.privacy.unit == "client"
+    sample_rate, steps = (1.0, 1) if whole else (plan.training.sample_rate, plan.training.steps)
     rounds = plan.privacy.rounds_per_site or plan.rounds
     noise_multiplier = plan.privacy.noise_multiplier
     if noise_multiplier is None:
-        noise_multiplier = calibrate(budget(plan), plan.training.sample_rate, plan.training.steps * rounds)
+        noise_multiplier = calibrate(budget(plan), sample_rate, steps * rounds)
     return Mechanism(
         noise_multiplier=noise_multiplier,
-        sample_rate=plan.training.sample_rate,
-        steps=plan.training.steps,
+        sample_rate=sample_rate,
+        steps=steps,
         max_grad_norm=plan.privacy.max_grad_norm,
         unit=plan.privacy.unit,
     )

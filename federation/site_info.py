@@ -24,6 +24,7 @@ class SiteInfo:
     data_set:        the sealed data set in it that is trained on; None: the task reads its own files
     passphrase_file: holds the safe's passphrase, for a safe that is locked by one; readable by its owner only
     declared_rows:   public, rough number of training records; never taken from the data while a run goes on
+    declared_units:  the same of training groups, for plans that protect groups
     simulation_seed: seeds every draw of the site, noise included; None outside simulations and tests
     agreed_plan:     hash of the one plan that the site's engineer allows; None trusts the plan that the server sends
     rows_memory_bytes: a sealed data set larger than this is read batch by batch; None: a quarter of the free memory
@@ -38,6 +39,7 @@ class SiteInfo:
     data_set: str | None = None
     passphrase_file: Path | None = None
     declared_rows: int | None = None
+    declared_units: int | None = None
     simulation_seed: int | None = None
     agreed_plan: str | None = None
     rows_memory_bytes: int | None = None
@@ -46,7 +48,7 @@ class SiteInfo:
     @staticmethod
     def from_node_config(config: Mapping[str, Scalar], plan: Plan) -> SiteInfo:
         """Reads `--node-config`: site-name, partition-id, num-partitions, data-folder, safe, data-set,
-        passphrase-file, declared-rows, plan-hash, simulation-seed, rows-memory-mib.
+        passphrase-file, declared-rows, declared-units, plan-hash, simulation-seed, rows-memory-mib.
 
         Raises:
             DataInvalid: a number is not one or is negative, partition-id is not below num-partitions, or only one of
@@ -54,10 +56,12 @@ class SiteInfo:
         """
         index = _whole(config, "partition-id", 0)
         count = _whole(config, "num-partitions", 1)
-        declared = _whole(config, "declared-rows", 0)
+        declared, units = _whole(config, "declared-rows", 0), _whole(config, "declared-units", 0)
         seed = _whole(config, "simulation-seed", -1)
         if declared < 0:
             raise DataInvalid(f"node config: declared-rows is {declared}, but no site holds fewer than no records")
+        if units < 0:
+            raise DataInvalid(f"node config: declared-units is {units}, but no site holds fewer than no groups")
         if not 0 <= index < count:
             raise DataInvalid(f"node config: partition-id {index} is not below num-partitions {count}")
         if "data-set" in config and "safe" not in config:
@@ -71,6 +75,7 @@ class SiteInfo:
             data_set=str(config["data-set"]) if "data-set" in config else None,
             passphrase_file=_path(config, "passphrase-file"),
             declared_rows=declared or None,
+            declared_units=units or None,
             simulation_seed=seed if seed >= 0 else None,
             agreed_plan=str(config["plan-hash"]) if "plan-hash" in config else None,
             rows_memory_bytes=_whole(config, "rows-memory-mib", 0) * 1024 * 1024 or None,

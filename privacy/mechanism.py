@@ -15,7 +15,7 @@ from privacy.errors import MechanismUnsound
 
 KIND = "poisson-sampled-gaussian/1"
 NEIGHBOURING = "add-or-remove-one"
-UNITS = ("record",)
+UNITS = ("record", "group", "client")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +25,9 @@ class Mechanism:
     noise_multiplier: noise standard deviation / max_grad_norm, dimensionless, > 0
     sample_rate:      probability that one unit enters one step, in (0, 1]
     steps:            number of compositions, >= 1
-    max_grad_norm:    L2 bound on one unit's gradient, > 0
-    unit:             whose presence is hidden: "record"
+    max_grad_norm:    L2 bound on what one unit adds to a step: its gradient, or a client's whole update, > 0
+    unit:             whose presence is hidden: "record", "group" (all records of one patient or customer at a site), or
+                      "client" (a whole site, which then holds its data or none)
 
     Raises:
         MechanismUnsound: a value is outside these ranges.

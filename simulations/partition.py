@@ -91,6 +91,28 @@ def by_column(values: NDArray[np.int64], sites: int) -> Positions:
     return [np.flatnonzero(values == value) for value in chosen]
 
 
+def groups_whole(parts: Positions, units: NDArray[np.int64]) -> Positions:
+    """The same division, but each group with all its records at the site that got the first of them.
+
+    Raises:
+        DataInvalid: some site is left without a group.
+    """
+    site = np.full(len(units), -1)
+    for number, part in enumerate(parts):
+        site[part] = number
+    dealt = np.flatnonzero(site >= 0)
+    _, first, group = np.unique(units[dealt], return_index=True, return_inverse=True)
+    home = site[dealt][first][group]
+    whole = [dealt[home == number] for number in range(len(parts))]
+    empty = sum(len(part) == 0 for part in whole)
+    if empty:
+        raise DataInvalid(
+            f"keeping groups whole leaves {empty} of {len(parts)} sites without one: ask for fewer sites, or divide by "
+            "a column that names a group's site (data.partition = 'column')"
+        )
+    return whole
+
+
 def _dirichlet_once(labels: NDArray[np.int64], sites: int, alpha: float, rng: np.random.Generator) -> Positions:
     parts: list[list[NDArray[np.int64]]] = [[] for _ in range(sites)]
     for label in np.unique(labels):

@@ -12,11 +12,11 @@ from federation.plan import DataSettings
 from federation.rows import Rows
 from federation.site_info import SiteInfo
 from federation.task import Task
-from simulations.partition import Positions, partition
+from simulations.partition import Positions, groups_whole, partition
 
 
 class PooledTask(Task):
-    """Give `pool`; `rows` is then one site's part of it."""
+    """Give `pool`; `rows` is then one site's part of it, which holds groups whole if the plan protects groups."""
 
     label = "y"
 
@@ -27,7 +27,8 @@ class PooledTask(Task):
     def rows(self, site: SiteInfo) -> Rows:
         """The site's part of the pool."""
         pool = _pool(self, site.data_folder)
-        parts = _parts(self, site.data_folder, site.count, site.plan.data, site.plan.seed)
+        whole = site.plan.privacy.unit == "group" and pool.units is not None
+        parts = _parts(self, site.data_folder, site.count, site.plan.data, site.plan.seed, whole)
         return pool.take(torch.from_numpy(parts[site.index]))
 
 
@@ -37,5 +38,9 @@ def _pool(task: PooledTask, folder: Path | None) -> Rows:
 
 
 @lru_cache(maxsize=4)
-def _parts(task: PooledTask, folder: Path | None, sites: int, settings: DataSettings, seed: int) -> Positions:
-    return partition(_pool(task, folder), task.label, sites, settings, seed)
+def _parts(
+    task: PooledTask, folder: Path | None, sites: int, settings: DataSettings, seed: int, whole: bool
+) -> Positions:
+    pool = _pool(task, folder)
+    parts = partition(pool, task.label, sites, settings, seed)
+    return groups_whole(parts, pool.units.numpy()) if whole and pool.units is not None else parts

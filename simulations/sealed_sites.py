@@ -36,11 +36,13 @@ def kept_safes(folder: Path, key_file: Path) -> MakeSafe:
 
 
 def sealed_site(safe: Safe, rows: Rows, plan: Plan) -> tuple[DataSet, Ledger]:
-    """The records, sealed in the site's safe, and the ledger that holds their account, its budget the plan's own."""
-    source = Source(name=_DATA_SET, imported=now(), columns=tuple(rows.fields))
+    """The records, sealed in the site's safe with their groups where they know them, and the ledger."""
+    units = None if rows.units is None else [str(number) for number in rows.units.tolist()]
+    unit = None if units is None else "units"
+    source = Source(name=_DATA_SET, imported=now(), columns=tuple(rows.fields), unit=unit)
     ledger = safe.ledger()
     ledger.set_budget(simulated_budget(plan))
-    data = seal_rows(safe.vault, source, [(rows, None)])
+    data = seal_rows(safe.vault, source, [(rows, units)])
     register_data(safe.vault, ledger, data.facts)
     return data, ledger
 

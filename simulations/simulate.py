@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from clients.app import client_app
 from clients.data import DataSet
-from clients.model_check import refuse_unsupported_model
+from clients.model_check import refuse_model
 from clients.site import Site
 from federation.contradictions import refuse_contradictions
 from federation.evaluation import metric_sums
+from federation.groups import divided
 from federation.layout import Layout
 from federation.plan import Plan, Scalar
-from federation.rows import Rows, concatenate, split
+from federation.rows import Rows, concatenate
 from federation.seeding import first_model
 from federation.site_info import SiteInfo
 from federation.task import Task
@@ -111,7 +112,7 @@ def simulate(task: Task, plan: Plan, sites: int | Sequence[Rows], options: Optio
             "simulate more sites"
         )
     if plan.is_private:
-        refuse_unsupported_model(task.model())
+        refuse_model(task.model(), plan.privacy.unit)
     folder = None
     if options.out:
         folder = RunFolder(options.out, simulation_seed=plan.seed, key_file=options.key_file, export=options.export)
@@ -170,17 +171,20 @@ class _Federation:
         self._plan = plan
         self.count = sites
         self._data_folder = data_folder
-        self._declared = [0] * sites
+        self._declared: list[Mapping[str, Scalar]] = [{}] * sites
         self._sealed: list[tuple[DataSet, Ledger]] = []
         held_out: list[Rows] = []
         for index in range(sites):
             info = self._info(index)
             rows = task.rows(info)
+            sides = divided(rows, plan)
+            if plan.privacy.unit == "group":
+                # What a site's vault would divide by is the group's keyed hash, whose key is drawn anew for each run.
+                rows = Rows(fields=rows.fields, held_out=sides, units=rows.units)
             self._sealed.append(sealed_site(safe_of(info.name), rows, plan))
-            train, test = split(rows, plan.data.test_share, plan.seed)
-            self._declared[index] = public_size(len(train))
-            if len(test):
-                held_out.append(test)
+            self._declared[index] = _declared(rows, sides)
+            if sides.any():
+                held_out.append(rows.take(sides))
         if not held_out:
             raise DataInvalid("no site holds out a record to test on: raise data.test_share")
         self._held_out = task.prepare(concatenate(held_out))
@@ -196,8 +200,8 @@ class _Federation:
             "site-name": f"site-{index:0{len(str(self.count - 1))}d}",
             "partition-id": index,
             "num-partitions": self.count,
-            "declared-rows": self._declared[index],
             "simulation-seed": self._plan.seed,
+            **self._declared[index],
             **folder,
         }
 
@@ -216,6 +220,13 @@ class _Federation:
     def _made(self, index: int) -> Site:
         data, ledger = self._sealed[index]
         return Site(task=self._task, info=self._info(index), plan=self._plan, ledger=ledger, data=data)
+
+
+def _declared(rows: Rows, held_out: Tensor) -> Mapping[str, Scalar]:
+    """What a site declares of its training records, and of their groups where it knows them."""
+    train = rows.take(~held_out)
+    groups = {} if train.units is None else {"declared-units": public_size(len(train.units.unique()))}
+    return {"declared-rows": public_size(len(train)), **groups}
 
 
 def public_size(records: int) -> int:

@@ -23,6 +23,7 @@ def test_a_site_is_what_its_node_config_says() -> None:
         "num-partitions": 5,
         "data-folder": "/data/north",
         "declared-rows": 40,
+        "declared-units": 12,
         "simulation-seed": 0,
         "something-of-flower": "x",
     }
@@ -32,6 +33,7 @@ def test_a_site_is_what_its_node_config_says() -> None:
         count=5,
         data_folder=Path("/data/north"),
         declared_rows=40,
+        declared_units=12,
         simulation_seed=0,
         plan=Plan(rounds=3),
     )
@@ -51,7 +53,9 @@ def test_a_place_outside_the_federation_is_refused(index: int, count: int) -> No
         SiteInfo.from_node_config({"partition-id": index, "num-partitions": count}, Plan())
 
 
-@pytest.mark.parametrize("key", ["partition-id", "num-partitions", "declared-rows", "simulation-seed"])
+@pytest.mark.parametrize(
+    "key", ["partition-id", "num-partitions", "declared-rows", "declared-units", "simulation-seed"]
+)
 @pytest.mark.parametrize("value", ["many", "", "1.5", 1.5, math.nan, math.inf, True])
 def test_what_is_no_whole_number_is_refused_by_its_key(key: str, value: Scalar) -> None:
     with pytest.raises(DataInvalid, match=f"node config: {key} is {value!r}, but must be a whole number"):
@@ -78,3 +82,9 @@ def test_a_site_cannot_declare_fewer_than_no_rows(rows: int) -> None:
 
 def test_a_site_that_declares_no_rows_declares_nothing() -> None:
     assert SiteInfo.from_node_config({"declared-rows": 0}, Plan()).declared_rows is None
+
+
+def test_declared_groups_may_not_be_negative_and_none_is_no_declaration() -> None:
+    with pytest.raises(DataInvalid, match="declared-units is -1"):
+        SiteInfo.from_node_config({"declared-units": -1}, Plan())
+    assert SiteInfo.from_node_config({"declared-units": 0}, Plan()).declared_units is None

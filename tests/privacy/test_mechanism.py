@@ -53,7 +53,7 @@ def test_facts_come_back_from_json_as_the_same_mechanism(sigma: float, rate: flo
         *[("max_grad_norm", value) for value in NOT_POSITIVE],
         *[("sample_rate", value) for value in [*NOT_POSITIVE, 1.0000001, 2]],
         *[("steps", value) for value in (0, -1, 1.0, 2.5, math.nan, math.inf, None, "1", True, Fraction(1))],
-        *[("unit", value) for value in ("", "group", "Record", None, 1, ["record"])],
+        *[("unit", value) for value in ("", "patient", "none", "Record", None, 1, ["record"])],
     ],
     ids=lambda value: repr(value)[:20],
 )
@@ -101,3 +101,10 @@ def test_a_mechanism_cannot_be_changed_after_it_was_checked() -> None:
 
 def test_the_ends_of_the_ranges_are_allowed() -> None:
     assert Mechanism(**{**GOOD, "sample_rate": 1, "steps": 1}).sample_rate == 1
+
+
+@pytest.mark.parametrize("unit", ["group", "client"])
+def test_groups_and_clients_are_units_and_say_so_in_the_facts(unit: str) -> None:
+    mechanism = Mechanism(**{**GOOD, "unit": unit})
+    assert mechanism.facts()["unit"] == unit
+    assert Mechanism.from_facts(mechanism.facts()) == mechanism != Mechanism(**GOOD)

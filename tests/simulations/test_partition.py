@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from federation.plan import DataSettings, Plan
+from federation.plan import DataSettings, Plan, PrivacySettings
 from federation.rows import Rows
 from federation.site_info import SiteInfo
 from privacy.errors import DataInvalid
-from simulations.partition import Positions, by_column, dirichlet, iid, partition, quantity, shards
+from simulations.partition import Positions, by_column, dirichlet, groups_whole, iid, partition, quantity, shards
 from simulations.pooled_task import PooledTask
 
 WAYS = ["iid", "dirichlet", "shards", "quantity", "column"]
@@ -210,3 +210,31 @@ def test_two_plans_of_one_pooled_task_are_not_mixed_up() -> None:
     task = Numbers()
     by_seed = [task.rows(SiteInfo(name="a", count=4, plan=Plan(seed=seed)))["x"].tolist() for seed in (1, 2, 1)]
     assert by_seed[0] == by_seed[2] != by_seed[1]
+
+
+def test_a_group_goes_with_all_its_records_to_the_site_of_its_first() -> None:
+    units = np.array([5, 7, 5, 8, 7, 9, 5])
+    whole = groups_whole([np.array([6, 1, 3]), np.array([0, 4, 2])], units)  # record 5 stands at no site
+    assert [part.tolist() for part in whole] == [[1, 3, 4], [0, 2, 6]]
+    with pytest.raises(DataInvalid, match="leaves 1 of 2 sites without one"):
+        groups_whole([np.array([0]), np.array([2])], units)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_pool_is_cut_between_groups_where_the_plan_protects_groups(way: str) -> None:
+    units = torch.arange(600) * 31 % 97
+
+    class Pool(PooledTask):
+        def pool(self, folder: Path | None) -> Rows:
+            return Rows(fields=pool_of(600).fields, units=units)
+
+        def model(self) -> nn.Module:
+            raise NotImplementedError
+
+    task, data = Pool(), DataSettings(partition=way, partition_column="hospital")  # type: ignore[arg-type]
+    agreed = Plan(data=data, privacy=PrivacySettings(unit="group"))
+    parts = [task.rows(SiteInfo(name="", index=index, count=3, plan=agreed)) for index in range(3)]
+    owners = [set(part.units.tolist()) for part in parts]  # type: ignore[union-attr]
+    assert not any(owners[one] & owners[other] for one, other in ((0, 1), (0, 2), (1, 2)))
+    by_record = [task.rows(SiteInfo(name="", index=index, count=3, plan=Plan(data=data))) for index in range(3)]
+    assert sum(map(len, parts)) == sum(map(len, by_record))
