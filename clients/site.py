@@ -26,8 +26,9 @@ from federation.evaluation import metric_sums
 from federation.layout import Layout
 from federation.orders import EvaluateReport, Order, TrainReport, digest_of_evaluation, digest_of_report
 from federation.plan import HardwareSettings, Plan
-from federation.promise import round_mechanism
-from federation.rows import Rows
+from federation.private_metrics import noisy_sums
+from federation.promise import metrics_mechanism, round_mechanism
+from federation.rows import Rows, RowSource
 from federation.seeding import first_model
 from federation.site_info import SiteInfo
 from federation.task import Task
@@ -123,22 +124,35 @@ class Site:
         )
 
     def evaluate(self, order: Order) -> EvaluateReport:
-        """Plain metric sums of the order's model over the site's held-out records; the ledger notes that they left.
+        """Metric sums of the order's model over the site's held-out records: noisy or exact, as the plan says.
 
         Raises:
-            OrderRefused: the order is for another plan, the plan does not report plain metrics, or the site's budget
-                does not allow them.
+            OrderRefused: the order is for another plan, the plan reports no metrics, or the site's budget does not
+                allow exact ones.
+            BudgetExhausted: noisy ones would pass the site's budget or the plan's.
             LedgerCorrupt and others: as `train`.
         """
         self._refuse(order)
-        if self.plan.metrics != "plain":
+        if self.plan.metrics == "none":
             raise OrderRefused("the plan says metrics = 'none': this site reports no metrics")
+        mechanism = metrics_mechanism(self.plan)
         account = self._account()
-        reservation = account.reserve(order, self.plan, "metrics", None)
-        test = self._records.testing(self._device())
-        sums = metric_sums(self.task, self._model(order).eval(), test)
-        account.settle(reservation, digest_of_evaluation(order.address, self.info.name, sums))
-        return EvaluateReport(address=order.address, site=self.info.name, sums=sums)
+        reservation = account.reserve(order, self.plan, "metrics", mechanism)
+        test, model = self._records.testing(self._device()), self._model(order)
+        if mechanism is None:
+            sums = metric_sums(self.task, model.eval(), test)
+        else:
+            self._check(mechanism, test)
+            stream = self._stream("metrics", order.address.round)
+            sums = noisy_sums(self.task, model.eval(), test, self.plan, mechanism, stream)
+        return EvaluateReport(
+            address=order.address,
+            site=self.info.name,
+            sums=sums,
+            mechanism=mechanism,
+            seeded=self.info.simulation_seed is not None,
+            receipt=account.settle(reservation, digest_of_evaluation(order.address, self.info.name, sums)),
+        )
 
     def _refuse(self, order: Order) -> None:
         address = order.address
@@ -177,13 +191,13 @@ class Site:
     def _trained(self, model: nn.Module, order: Order, mechanism: Mechanism | None) -> NDArray[np.float32]:
         rows = self._records.training(self._device())
         settings = Settings(
-            training=self.plan.training, hardware=self.plan.hardware, stream=self._stream(order.address.round)
+            training=self.plan.training, hardware=self.plan.hardware, stream=self._stream("round", order.address.round)
         )
         if mechanism is None:
             return train_without_privacy(self.task, model, rows, settings)
         if mechanism.unit == "client":
             return train_as_one(self.task, model, rows, mechanism, settings)
-        MODELS.check_once(self.task, rows.take(torch.arange(min(1, len(rows)))), self.plan.hardware)
+        self._check(mechanism, rows)
         protection = Protection(
             mechanism=mechanism,
             denominator=self.plan.training.sample_rate * declared_units(self.info, self.plan),
@@ -191,11 +205,16 @@ class Site:
         )
         return train_privately(self.task, model, rows, protection, settings)
 
-    def _stream(self, round_number: int) -> RandomStream:
+    def _check(self, mechanism: Mechanism, rows: RowSource) -> None:
+        """What one record does is bounded only where its loss and gradient are its own; a whole client's is anyway."""
+        if mechanism.unit != "client":
+            MODELS.check_once(self.task, rows.take(torch.arange(min(1, len(rows)))), self.plan.hardware)
+
+    def _stream(self, what: str, round_number: int) -> RandomStream:
         seed = self.info.simulation_seed
         if seed is None:
             return RandomStream.from_system()
-        return RandomStream.from_seed(seed, "site", self.info.index, "round", round_number)
+        return RandomStream.from_seed(seed, "site", self.info.index, what, round_number)
 
     def _device(self) -> torch.device:
         wanted = self.plan.hardware.device

@@ -67,13 +67,13 @@ def promise_lines(plan: Plan) -> list[str]:
     """What a plan promises, in sentences with rich markup."""
     if not plan.is_private:
         return ["[bold red]privacy.unit is none: this plan trains WITHOUT privacy; updates may reveal records[/]"]
-    from federation.promise import round_mechanism, rounds_within_budget
+    from federation.promise import metrics_mechanism, round_mechanism, round_releases, rounds_within_budget
     from privacy.accountant import accountant_name, epsilon, epsilon_by_rdp
 
     mechanism = round_mechanism(plan)
     rounds = rounds_within_budget(plan)
-    total = epsilon([mechanism] * rounds, plan.privacy.delta)
-    bound = epsilon_by_rdp([mechanism] * rounds, plan.privacy.delta)
+    released = round_releases(plan) * rounds
+    total, bound = epsilon(released, plan.privacy.delta), epsilon_by_rdp(released, plan.privacy.delta)
     lines = [
         f"each site spends at most epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g} "
         f"(unit: {plan.privacy.unit}; neighbouring: add or remove one; {accountant_name()})",
@@ -97,6 +97,12 @@ def promise_lines(plan: Plan) -> list[str]:
         lines.append(
             f"[yellow]the budget lasts for {rounds} of {plan.rounds} rounds: a site leaves after {rounds}; raise "
             "privacy.epsilon or privacy.noise_multiplier for more[/]"
+        )
+    metrics = metrics_mechanism(plan)
+    if metrics is not None:
+        lines.append(
+            f"metrics = private: noisy sums over held-out records (noise multiplier {metrics.noise_multiplier:.4g}) "
+            "are part of that cost"
         )
     if plan.metrics == "plain":
         lines.append(

@@ -17,6 +17,7 @@ def refuse_contradictions(plan: Plan) -> None:
         _group_against_physical_batch,
         _client_against_weights,
         _client_against_metrics,
+        _metrics_without_privacy,
         _robust_against_weights,
         _krum_against_quorum,
         _column_named,
@@ -69,8 +70,15 @@ def _client_against_metrics(plan: Plan) -> None:
     if plan.privacy.unit == "client" and plan.metrics == "plain":
         raise PlanInvalid(
             "plan: privacy.unit is 'client', but metrics is 'plain': exact sums over a client's held-out records would "
-            "tell of the very client whose data the plan hides; set metrics to 'none' (a simulation has figures of its "
-            "own)"
+            "tell of the very client whose data the plan hides; set metrics to 'private' or 'none'"
+        )
+
+
+def _metrics_without_privacy(plan: Plan) -> None:
+    if plan.metrics == "private" and not plan.is_private:
+        raise PlanInvalid(
+            "plan: metrics is 'private', but privacy.unit is 'none': the updates give away what the metrics would "
+            "hide; set metrics to 'plain', or privacy.unit to what you protect"
         )
 
 

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TypeAlias
+from typing import TypeAlias, TypedDict
 
 import numpy as np
 import torch
@@ -85,14 +85,7 @@ def read_order(content: RecordDict, layout: Layout) -> Order:
 
 def write_report(report: TrainReport) -> RecordDict:
     """A training report as Flower carries it."""
-    facts: Facts = {
-        **_address_facts(report.address),
-        "site": report.site,
-        "declared-rows": report.declared_rows,
-        "seeded": report.seeded,
-        "mechanism": _mechanism_text(report.mechanism),
-        "receipt": report.receipt.to_json(),
-    }
+    facts: Facts = {**_report_facts(report), "declared-rows": report.declared_rows}
     return RecordDict({_FACTS: ConfigRecord(facts), _VECTOR: ArrayRecord({_VECTOR: _array(report.update)})})
 
 
@@ -106,35 +99,27 @@ def read_report(content: RecordDict, expected: Expectation) -> TrainReport | Ref
         return _refusal(content)
     facts = _checked_facts(content, expected.address)
     try:
-        mechanism = _mechanism(str(facts["mechanism"]))
         declared = int(str(facts["declared-rows"]))
-        seeded = _truth(facts["seeded"])
-        receipt = Receipt.from_json(str(facts["receipt"]))
-    except (KeyError, ValueError, MechanismUnsound) as error:
+    except (KeyError, ValueError) as error:
         raise MalformedReport(f"the report's facts can't be read: {_plain(error)}") from None
     if declared < 0:
         raise MalformedReport(f"the site declares {declared} rows")
-    if mechanism != expected.mechanism:
-        raise WrongMechanism(f"the site states {mechanism}, but the plan asks for {expected.mechanism}")
     return TrainReport(
         address=expected.address,
         site=_site_name(facts),
         update=_finite_vector(content, expected.layout.length),
-        mechanism=mechanism,
         declared_rows=declared,
-        seeded=seeded,
-        receipt=receipt,
+        **_priced(facts, expected.mechanism),
     )
 
 
 def write_evaluation(report: EvaluateReport) -> RecordDict:
     """An evaluation report as Flower carries it."""
     sums = ArrayRecord({name: _array(tensor.numpy()) for name, tensor in report.sums.items()})
-    facts: Facts = {**_address_facts(report.address), "site": report.site}
-    return RecordDict({_FACTS: ConfigRecord(facts), _SUMS: sums})
+    return RecordDict({_FACTS: ConfigRecord(_report_facts(report)), _SUMS: sums})
 
 
-def read_evaluation(content: RecordDict, expected: Address) -> EvaluateReport | Refusal:
+def read_evaluation(content: RecordDict, expected: Expectation) -> EvaluateReport | Refusal:
     """An evaluation report, or the site's refusal.
 
     Raises:
@@ -142,14 +127,15 @@ def read_evaluation(content: RecordDict, expected: Address) -> EvaluateReport | 
     """
     if isinstance(content.get(_REFUSAL), ConfigRecord):
         return _refusal(content)
-    facts = _checked_facts(content, expected)
+    facts = _checked_facts(content, expected.address)
     if _SUMS not in content.array_records:
         raise MissingTensor("the evaluation holds no sums")
     arrays = content.array_records[_SUMS]
     if len(arrays) > _MOST_METRICS:
         raise MalformedReport(f"the evaluation holds {len(arrays)} metrics; {_MOST_METRICS} are the most")
     sums = {name: torch.from_numpy(_sums(name, array)) for name, array in arrays.items()}
-    return EvaluateReport(address=expected, site=_site_name(facts), sums=sums)
+    priced = _priced(facts, expected.metrics)
+    return EvaluateReport(address=expected.address, site=_site_name(facts), sums=sums, **priced)
 
 
 def write_refusal(refusal: Refusal) -> RecordDict:
@@ -216,6 +202,35 @@ def _read_shown(text: str) -> tuple[Shown, ...]:
     if not isinstance(found, list) or len(found) > MOST_SHOWN:
         raise ValueError("its checkpoints of ledgers are no list, or too many")
     return tuple(Shown(verifying=bytes.fromhex(key), note=str(note)) for key, note in found)
+
+
+class _Priced(TypedDict):
+    mechanism: Mechanism | None
+    seeded: bool
+    receipt: Receipt
+
+
+def _report_facts(report: TrainReport | EvaluateReport) -> Facts:
+    return {
+        **_address_facts(report.address),
+        "site": report.site,
+        "seeded": report.seeded,
+        "mechanism": _mechanism_text(report.mechanism),
+        "receipt": report.receipt.to_json(),
+    }
+
+
+def _priced(facts: Mapping[str, object], expected: Mechanism | None) -> _Priced:
+    """What a report says of its price."""
+    try:
+        mechanism = _mechanism(str(facts["mechanism"]))
+        seeded = _truth(facts["seeded"])
+        receipt = Receipt.from_json(str(facts["receipt"]))
+    except (KeyError, ValueError, MechanismUnsound) as error:
+        raise MalformedReport(f"the report's facts can't be read: {_plain(error)}") from None
+    if mechanism != expected:
+        raise WrongMechanism(f"the site states {mechanism}, but the plan asks for {expected}")
+    return {"mechanism": mechanism, "seeded": seeded, "receipt": receipt}
 
 
 def _refusal(content: RecordDict) -> Refusal:

@@ -61,14 +61,31 @@ class TrainReport:
     seeded: bool
     receipt: Receipt
 
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of what it says."""
+        return digest_of_report(self.address, self.site, self.update)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EvaluateReport:
-    """A site's plain metric sums over its held-out records."""
+    """A site's metric sums over its held-out records.
+
+    mechanism: what their noise is; None: they are exact
+    seeded, receipt: as in `TrainReport`
+    """
 
     address: Address
     site: str
     sums: Mapping[str, Tensor]
+    mechanism: Mechanism | None
+    seeded: bool
+    receipt: Receipt
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of what it says."""
+        return digest_of_evaluation(self.address, self.site, self.sums)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,11 +99,12 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """What the server holds a report against."""
+    """What the server holds a report against: its address, and the mechanisms of updates and of metrics."""
 
     address: Address
     layout: Layout
     mechanism: Mechanism | None
+    metrics: Mechanism | None = None
 
 
 def digest_of_report(address: Address, site: str, update: NDArray[np.float32]) -> bytes:

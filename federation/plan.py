@@ -70,6 +70,13 @@ class PrivacySettings(Settings):
     records_per_group: Count = setting(
         8, "unit group: most records of one group that a step uses, drawn anew each step, all equally likely", "records"
     )
+    metrics_share: Annotated[float, Field(gt=0, lt=1)] = setting(
+        0.1, "metrics = private: share of epsilon for which the noise of all rounds' metrics is calibrated"
+    )
+    metrics_noise_multiplier: Annotated[float, Field(ge=0.01)] | None = setting(
+        None, "metrics = private: noise standard deviation over sqrt(3), a unit's bound; absent: from metrics_share"
+    )
+    loss_bound: Positive = setting(5.0, "metrics = private: a record's loss counts as at most this", "nats")
     rounds_per_site: Count | None = setting(
         None, "rounds that one site may join, for which noise is calibrated; absent: all rounds", "rounds"
     )
@@ -180,8 +187,10 @@ class Plan(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**63)] = setting(
         0, "public seed of the first model, the cohorts and the division of records; never of deployed noise"
     )
-    metrics: Literal["none", "plain"] = setting(
-        "none", "what sites report of their held-out records: nothing, or exact sums that epsilon does NOT cover"
+    metrics: Literal["none", "private", "plain"] = setting(
+        "none",
+        "what sites report of their held-out records: nothing, noisy sums that epsilon covers, or exact sums that it "
+        "does NOT cover",
     )
     privacy: PrivacySettings = PrivacySettings()
     training: TrainingSettings = TrainingSettings()

@@ -1,4 +1,4 @@
-"""What a plan promises: the mechanism of one round, and what it costs. Each side computes it for itself."""
+"""What a plan promises: the mechanisms of one round, and what they cost. Each side computes it for itself."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from federation.plan import Plan
 from privacy.accountant import Budget, calibrate, epsilon
 from privacy.mechanism import Mechanism
 
+METRICS_BOUND = (
+    3**0.5
+)  # a unit counts one, is right by at most one, and loses at most one: federation/private_metrics.py
+
 
 def budget(plan: Plan) -> Budget:
     """What each site may spend over the whole run."""
@@ -15,9 +19,10 @@ def budget(plan: Plan) -> Budget:
 
 
 def round_mechanism(plan: Plan) -> Mechanism:
-    """The mechanism of every round of a private plan, calibrated once over all steps that a site may join.
+    """The mechanism of every round's update in a private plan, calibrated once over all steps that a site may join.
 
-    Under unit client a round is one release of the whole update: how it was trained and who was asked changes nothing.
+    Where the plan asks for private metrics, they are paid from the same budget. Under unit client a round is one
+    release of the whole update: how it was trained and who was asked changes nothing.
 
     Raises:
         ValueError: the plan is not private.
@@ -27,10 +32,11 @@ def round_mechanism(plan: Plan) -> Mechanism:
         raise ValueError("a plan without privacy has no mechanism")
     whole = plan.privacy.unit == "client"
     sample_rate, steps = (1.0, 1) if whole else (plan.training.sample_rate, plan.training.steps)
-    rounds = plan.privacy.rounds_per_site or plan.rounds
     noise_multiplier = plan.privacy.noise_multiplier
     if noise_multiplier is None:
-        noise_multiplier = calibrate(budget(plan), sample_rate, steps * rounds)
+        metrics = metrics_mechanism(plan)
+        beside = () if metrics is None else (replace(metrics, steps=_rounds(plan)),)
+        noise_multiplier = calibrate(budget(plan), sample_rate, steps * _rounds(plan), beside)
     return Mechanism(
         noise_multiplier=noise_multiplier,
         sample_rate=sample_rate,
@@ -40,12 +46,44 @@ def round_mechanism(plan: Plan) -> Mechanism:
     )
 
 
+def metrics_mechanism(plan: Plan) -> Mechanism | None:
+    """The mechanism of every round's metrics; None where the plan asks for none, or for exact ones.
+
+    Raises:
+        PlanInvalid: no noise is enough for their share of epsilon.
+    """
+    if plan.metrics != "private":
+        return None
+    noise_multiplier = plan.privacy.metrics_noise_multiplier
+    if noise_multiplier is None:
+        share = Budget(epsilon=plan.privacy.epsilon * plan.privacy.metrics_share, delta=plan.privacy.delta)
+        noise_multiplier = calibrate(share, 1.0, _rounds(plan))
+    return Mechanism(
+        noise_multiplier=noise_multiplier,
+        sample_rate=1.0,
+        steps=1,
+        max_grad_norm=METRICS_BOUND,
+        unit=plan.privacy.unit,
+    )
+
+
+def round_releases(plan: Plan) -> list[Mechanism]:
+    """All that one round of a private plan releases of a site. Raises as `round_mechanism`."""
+    metrics = metrics_mechanism(plan)
+    return [round_mechanism(plan)] if metrics is None else [round_mechanism(plan), metrics]
+
+
 def rounds_within_budget(plan: Plan) -> int:
     """How many rounds one site may join before its budget refuses; at most the planned ones."""
-    mechanism = round_mechanism(plan)
+    releases = round_releases(plan)
     fits, beyond = 0, plan.rounds + 1
     while beyond - fits > 1:
         middle = (fits + beyond) // 2
-        cost = epsilon([replace(mechanism, steps=mechanism.steps * middle)], plan.privacy.delta)
+        cost = epsilon([replace(each, steps=each.steps * middle) for each in releases], plan.privacy.delta)
         fits, beyond = (middle, beyond) if cost <= plan.privacy.epsilon else (fits, middle)
     return fits
+
+
+def _rounds(plan: Plan) -> int:
+    """The rounds for which noise is calibrated."""
+    return plan.privacy.rounds_per_site or plan.rounds

@@ -68,6 +68,11 @@ class Task(ABC):
         """Sums over records that can be added over sites, float64 tensors of a fixed shape."""
         return classification_sums(model(rows["x"]), rows["y"])
 
+    def correct(self, model: nn.Module, rows: Rows) -> Tensor:
+        """How right the model is about each record, in [0, 1], for private metrics: shape (B,)."""
+        answers: Tensor = model(rows["x"])  # (B, C)
+        return (answers.argmax(dim=1) == rows["y"]).double()
+
     def figures(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """What people read, computed from summed metrics: the first is the headline, e.g. accuracy in [0, 1]."""
         return classification_figures(sums)

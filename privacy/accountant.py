@@ -66,15 +66,18 @@ def epsilon_by_rdp(mechanisms: Iterable[Mechanism], delta: float) -> float:
 
 
 @lru_cache(maxsize=256)
-def calibrate(budget: Budget, sample_rate: float, steps: int) -> float:
+def calibrate(budget: Budget, sample_rate: float, steps: int, beside: tuple[Mechanism, ...] = ()) -> float:
     """The smallest noise multiplier (to 1e-4) for which `steps` steps at `sample_rate` cost at most the budget.
+
+    beside: what else is released, and paid from the same budget
 
     Raises:
         PlanInvalid: no noise multiplier up to 10,000 is enough.
     """
+    others = _composition(beside)
 
     def composition(noise_multiplier: float) -> Composition:
-        return ((noise_multiplier, sample_rate, steps),)
+        return tuple(sorted(((noise_multiplier, sample_rate, steps), *others)))
 
     def price(noise_multiplier: float) -> float:
         return _pld_epsilon(composition(noise_multiplier), delta)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 from flwr.app import Message
 
@@ -14,12 +15,14 @@ from privacy.errors import DuplicateReport, MalformedReport, UnknownSite
 from privacy.shown import Shown
 from server.witness import Witness
 
+_Report = TypeVar("_Report", TrainReport, EvaluateReport)
+
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(Generic[_Report]):
     """A report that may be added, and what its site's ledger reserved in this run since it was last seen."""
 
-    report: TrainReport
+    report: _Report
     reserved: tuple[Reserved, ...]
 
 
@@ -32,30 +35,30 @@ class Admission:
     asked: Mapping[int, tuple[Shown, ...]]
     answered: set[int] = field(default_factory=set)
 
-    def admit(self, node: int, reply: Message) -> Admitted | Refusal:
+    def admit(self, node: int, reply: Message) -> Admitted[TrainReport] | Refusal:
         """A report to add, whose site's ledger proves its price, or a site's refusal.
 
         Raises:
             ReportRefused: one of its kinds; the round goes on without this reply.
         """
         self._refuse_stranger(node, reply)
-        report = read_report(reply.content, self.expected)
-        if isinstance(report, Refusal):
-            return report
-        self.answered.add(node)
-        return Admitted(report, self.witness.judge(node, report, self.asked[node]))
+        return self._judged(node, read_report(reply.content, self.expected))
 
-    def admit_evaluation(self, node: int, reply: Message) -> EvaluateReport | Refusal:
+    def admit_evaluation(self, node: int, reply: Message) -> Admitted[EvaluateReport] | Refusal:
         """A site's metric sums to pool, or its refusal.
 
         Raises:
             ReportRefused: one of its kinds; the round goes on without this reply.
         """
         self._refuse_stranger(node, reply)
-        report = read_evaluation(reply.content, self.expected.address)
-        if not isinstance(report, Refusal):  # a refusal names no round: one that comes late keeps no report out
-            self.answered.add(node)
-        return report
+        return self._judged(node, read_evaluation(reply.content, self.expected))
+
+    def _judged(self, node: int, report: _Report | Refusal) -> Admitted[_Report] | Refusal:
+        """A refusal names no round: one that comes late must not keep out the report of this round."""
+        if isinstance(report, Refusal):
+            return report
+        self.answered.add(node)
+        return Admitted(report, self.witness.judge(node, report, self.asked[node]))
 
     def _refuse_stranger(self, node: int, reply: Message) -> None:
         if reply.has_error():

@@ -1,4 +1,4 @@
-"""A round's plain metric sums, pooled among the sites that agree on their names and shapes.
+"""A round's metric sums, pooled among the sites that agree on their names and shapes.
 
 Most sites decide, and among equals the first heard: a site that reports other metrics costs its own report only.
 """
@@ -33,6 +33,11 @@ class MetricPool:
     def result(self) -> dict[str, Tensor]:
         """The sums of the kind that most sites reported; empty where nobody did."""
         return self._totals[self._usual()] if self._totals else {}
+
+    @property
+    def sites(self) -> int:
+        """How many sites' sums are in the result."""
+        return len(self._nodes[self._usual()]) if self._nodes else 0
 
     def outvoted(self) -> list[tuple[int, WrongShape]]:
         """The nodes whose sums are not in the result, and why."""

@@ -28,7 +28,8 @@ class RoundRecord:
     """One round as it was.
 
     figures:        what the task reads from its metrics, of the model after this round
-    figures_source: how they were obtained: "simulation only", "plain sums from sites" (not covered by epsilon), "none"
+    figures_source: how they were obtained: "simulation only", "plain sums from sites" (not covered by epsilon),
+                    "noisy sums from sites" (covered), "none"
     epsilon:        spent so far in this run, by site, at the plan's delta; empty without privacy
     seconds:        by phase, wall time at the server
     bytes_down, bytes_up: model vectors and updates, arrays only

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from federation.orders import Refusal
+from federation.orders import EvaluateReport, Refusal, TrainReport
 from federation.plan import Plan
 from privacy.errors import BudgetExhausted
 from server.admission import Admitted
@@ -29,16 +29,21 @@ class Roster:
         self._rounds: Counter[int] = Counter()
         self._refusals: Counter[int] = Counter()
 
-    def took_part(self, node: int, admitted: Admitted) -> tuple[str, float]:
+    def took_part(self, node: int, admitted: Admitted[TrainReport]) -> tuple[str, float]:
         """Counts an admitted report and what its site's ledger shows; returns the site's name and the weight."""
         report = admitted.report
-        name = self._called(node, report.site)
+        name = self.spent(node, admitted)
         self._rounds[node] += 1
-        self.spending.add(name, (found.mechanism for found in admitted.reserved if found.mechanism is not None))
         declared = self._declared.setdefault(node, report.declared_rows)
         if self._aggregation.weights == "uniform":
             return name, 1.0
         return name, float(min(max(declared, 1), self._aggregation.weight_cap))
+
+    def spent(self, node: int, admitted: Admitted[TrainReport] | Admitted[EvaluateReport]) -> str:
+        """Counts what a site's ledger shows; returns the site's name."""
+        name = self._called(node, admitted.report.site)
+        self.spending.add(name, (found.mechanism for found in admitted.reserved if found.mechanism is not None))
+        return name
 
     def refused(self, node: int, refusal: Refusal) -> Refused:
         """Counts a site's no; a site whose budget is spent is not asked again."""

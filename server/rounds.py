@@ -16,13 +16,13 @@ import numpy as np
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
-from torch import Tensor
 
 from federation.layout import Layout
 from federation.messages import payload_bytes, shown_with, write_order
-from federation.orders import Address, EvaluateReport, Expectation, Order, Refusal
+from federation.orders import Address, EvaluateReport, Expectation, Order, Refusal, TrainReport
 from federation.plan import Plan
-from federation.promise import round_mechanism
+from federation.private_metrics import private_figures
+from federation.promise import metrics_mechanism, round_mechanism
 from federation.seeding import first_model
 from federation.task import Task
 from privacy.errors import ReportRefused, RunFailed
@@ -38,7 +38,7 @@ from server.witness import Witness
 
 _LOG = logging.getLogger(__name__)
 
-_Answer = TypeVar("_Answer", Admitted, EvaluateReport)
+_Answer = TypeVar("_Answer", Admitted[TrainReport], Admitted[EvaluateReport])
 
 Judge = Callable[[NDArray[np.float32]], Mapping[str, float]]
 
@@ -119,6 +119,7 @@ class _Run:
         self._layout, vector = initial_vector(setup.task, setup.plan.seed)
         self._state = ServerState.start(vector, setup.plan.aggregation)
         self._mechanism = round_mechanism(setup.plan) if setup.plan.is_private else None
+        self._metrics = metrics_mechanism(setup.plan)
         self._roster = Roster(setup.plan)
 
     def wait_for_quorum(self) -> int:
@@ -224,34 +225,44 @@ class _Run:
             tally.refused.append(self._roster.failed(node, "DeadlinePassed", reason))
 
     def _figures(self, number: int, asked: list[int], tally: _Tally) -> tuple[Mapping[str, float], str]:
-        if self._plan.metrics == "plain":
-            return self._plain_figures(number, asked, tally), "plain sums from sites"
+        if self._plan.metrics != "none":
+            source = "plain sums from sites" if self._plan.metrics == "plain" else "noisy sums from sites"
+            return self._reported_figures(number, asked, tally), source
         if self._setup.judge is not None:
             return self._setup.judge(self._state.average), "simulation only"
         return {}, "none"
 
-    def _plain_figures(self, number: int, asked: list[int], tally: _Tally) -> Mapping[str, float]:
-        sums = self._plain_sums(number, asked, tally)
+    def _reported_figures(self, number: int, asked: list[int], tally: _Tally) -> Mapping[str, float]:
+        pool = self._reported_sums(number, asked, tally)
+        sums = pool.result()
+        if not sums:
+            return {}
+        if self._metrics is not None:
+            return private_figures(sums, pool.sites, self._plan, self._metrics)
         try:
-            return self._setup.task.figures(sums) if sums else {}
+            return self._setup.task.figures(sums)
         except Exception:  # the sums are what sites say: nonsense from most of them must not end the run
             _LOG.exception("the task can't read the sites' metrics round=%d", number)
             return {}
 
-    def _plain_sums(self, number: int, asked: list[int], tally: _Tally) -> dict[str, Tensor]:
+    def _reported_sums(self, number: int, asked: list[int], tally: _Tally) -> MetricPool:
         admission, pool = self._admission(number, asked), MetricPool()
         replies = self._replies(admission, self._state.average, MessageType.EVALUATE, tally)
-        for node, report in self._admitted(replies, admission.admit_evaluation, tally):
-            pool.add(node, report.sums)
+        for node, admitted in self._admitted(replies, admission.admit_evaluation, tally):
+            self._roster.spent(node, admitted)
+            tally.seeded |= admitted.report.seeded
+            pool.add(node, admitted.report.sums)
+        self._setup.witness.save()
         for node, outvoted in pool.outvoted():
             tally.refused.append(self._roster.failed(node, type(outvoted).__name__, str(outvoted)))
-        return pool.result()
+        return pool
 
     def _address(self, number: int) -> Address:
         return Address(run=self.id, round=number, plan=self._plan.digest, layout=self._layout.digest)
 
     def _admission(self, number: int, asked: list[int]) -> Admission:
-        expected = Expectation(address=self._address(number), layout=self._layout, mechanism=self._mechanism)
+        address = self._address(number)
+        expected = Expectation(address=address, layout=self._layout, mechanism=self._mechanism, metrics=self._metrics)
         witness = self._setup.witness
         return Admission(expected=expected, witness=witness, asked=witness.shown_to(asked))
 
