@@ -16,7 +16,7 @@ from clients.data import DataSet
 from clients.kept_model import model_keeper
 from clients.site import MODELS, Site
 from federation.layout import Layout
-from federation.messages import read_order, write_evaluation, write_refusal, write_report
+from federation.messages import read_order, write_refusal, write_report, write_sums
 from federation.orders import Order, Refusal
 from federation.reading import read_plan
 from federation.site_info import SiteInfo
@@ -50,7 +50,11 @@ def client_app(site_of: Callable[[Context], Site], log: logging.Logger = _LOG) -
 
     @made.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
-        return _answered(message, context, lambda site, order: write_evaluation(site.evaluate(order)))
+        return _answered(message, context, lambda site, order: write_sums(site.evaluate(order)))
+
+    @made.query()
+    def query(message: Message, context: Context) -> Message:
+        return _answered(message, context, lambda site, order: write_sums(site.release_statistics(order)))
 
     def _answered(message: Message, context: Context, answer: Callable[[Site, Order], RecordDict]) -> Message:
         name = str(context.node_config.get("site-name", context.node_id))

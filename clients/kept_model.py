@@ -33,7 +33,7 @@ def model_keeper(safe: Safe) -> Keep:
 
 def _keep(safe: Safe, order: Order, layout: Layout, plan: Plan) -> None:
     name = f"{plan.name}-{order.address.run}"
-    notes = notes_of(plan, order.address.run, order.address.round)
+    notes = notes_of(plan, order.address.run, order.address.round, order.statistics)
     try:
         if not is_name(name):
             raise OrderRefused("no model can be kept under the name of this run")

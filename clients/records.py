@@ -8,7 +8,9 @@ and a group stands on one side whole.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import psutil
 import torch
@@ -30,6 +32,8 @@ from federation.task import Task
 from privacy.errors import DataInvalid
 
 _SHARE_OF_FREE_MEMORY = 0.25
+
+Prepare: TypeAlias = Callable[[Rows], Rows]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,11 +58,15 @@ class Records:
             DataInvalid, ObjectDamaged, KeyRefused: the records can't be read, or do not say whose they are.
             TaskInvalid: the task's `prepare` lost the groups of its records.
         """
-        return self._part(False, device)
+        return self._part(False, device, self.task.prepare)
 
     def testing(self, device: torch.device) -> RowSource:
         """What is held out. Raises as `training`."""
-        return self._part(True, device)
+        return self._part(True, device, self.task.prepare)
+
+    def raw(self, device: torch.device) -> RowSource:
+        """What may be trained on, before `prepare`. Raises as `training`."""
+        return self._part(False, device, lambda rows: rows)
 
     def look_again(self) -> DataSet | None:
         """The sealed data set as it is now, from which the coming round reads, and no other.
@@ -83,20 +91,20 @@ class Records:
         if self.data is not None and self.info.plan.privacy.unit == "group" and self.data.facts.unit is None:
             raise _without_groups(self.data)
 
-    def _part(self, test: bool, device: torch.device) -> RowSource:
+    def _part(self, test: bool, device: torch.device, prepare: Prepare) -> RowSource:
         if self._held_out is None and self.data is not None and self.info.plan.privacy.unit == "group":
             self._units, self._held_out = _sealed_groups(self.data, self.info.plan)
         if self.data is not None and self.data.facts.plain_bytes > self._memory_bytes():
             positions = (self._sides(self.data) == test).nonzero()[:, 0]
             units = None if self._units is None else self._units[positions]
-            return _StreamedRows(self.data, positions, units, self.task, device)
+            return _StreamedRows(self.data, positions, units, prepare, device)
         rows = self._read()
         if self._held_out is None:
             self._held_out = divided(rows, self.info.plan)
             if self.info.plan.privacy.unit == "group":
                 self._units = numbered(units_of(rows))
         chosen = Rows(fields=rows.fields, units=self._units).take(self._held_out == test)
-        return _prepared(self.task, chosen).to(device)
+        return _prepared(prepare, chosen).to(device)
 
     def _read(self) -> Rows:
         if self.data is not None:
@@ -123,7 +131,7 @@ class _StreamedRows:
     data: DataSet
     positions: Tensor
     units: Tensor | None
-    task: Task
+    prepare: Prepare
     device: torch.device
 
     def __len__(self) -> int:
@@ -133,7 +141,7 @@ class _StreamedRows:
         here = positions.cpu()
         rows = self.data.take(self.positions[here])
         units = None if self.units is None else self.units[here]
-        return _prepared(self.task, Rows(fields=rows.fields, units=units)).to(self.device)
+        return _prepared(self.prepare, Rows(fields=rows.fields, units=units)).to(self.device)
 
 
 def _sealed_groups(data: DataSet, plan: Plan) -> tuple[Tensor, Tensor]:
@@ -155,8 +163,8 @@ def _without_groups(data: DataSet) -> DataInvalid:
     )
 
 
-def _prepared(task: Task, rows: Rows) -> Rows:
-    prepared = task.prepare(rows)
+def _prepared(prepare: Prepare, rows: Rows) -> Rows:
+    prepared = prepare(rows)
     if rows.units is not None:
         refuse_lost_units(prepared, "prepare")
     return prepared

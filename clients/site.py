@@ -6,14 +6,15 @@ Between rounds a site keeps only its ledger.
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
-from clients.account import Account
+from clients.account import Account, Reservation
 from clients.data import DataSet
 from clients.declaration import declared_rows, declared_units
 from clients.kept_model import Keep, keep_nothing
@@ -21,17 +22,19 @@ from clients.model_check import refuse_dependent_losses, refuse_model
 from clients.records import Records
 from clients.training import Protection, Settings, refuse_mixing_layers, train_privately, train_without_privacy
 from clients.whole_update import train_as_one
+from federation import statistics
 from federation.contradictions import refuse_loose_delta
 from federation.evaluation import metric_sums
 from federation.layout import Layout
-from federation.orders import EvaluateReport, Order, TrainReport, digest_of_evaluation, digest_of_report
+from federation.orders import Order, SumsReport, TrainReport, digest_of_report, digest_of_sums
 from federation.plan import HardwareSettings, Plan
-from federation.private_metrics import noisy_sums
-from federation.promise import metrics_mechanism, round_mechanism
+from federation.private_metrics import noised, noisy_sums
+from federation.promise import metrics_mechanism, round_mechanism, statistics_mechanism
 from federation.rows import Rows, RowSource
 from federation.seeding import first_model
 from federation.site_info import SiteInfo
-from federation.task import Task
+from federation.task import Task, informed
+from federation.unit_sums import UnitSum
 from privacy.errors import OrderRefused
 from privacy.ledger import Ledger
 from privacy.mechanism import Mechanism
@@ -71,6 +74,7 @@ class Models(threading.local):
 
 
 MODELS = Models()
+_BATCH = 8192
 
 
 @dataclass(slots=True, kw_only=True)
@@ -102,7 +106,8 @@ class Site:
             ModelUnsupported, TaskInvalid, DataInvalid: the task can't be trained here.
             LedgerCorrupt, LedgerRolledBack, StorageFailed, StorageBusy, KeyRefused: the ledger can't be relied on.
         """
-        self._refuse(order)
+        self._refuse(order, range(1, self.plan.rounds + 1))
+        self._learn(order)
         model = self._model(order)
         mechanism = self._mechanism(model)
         account = self._account()
@@ -123,7 +128,7 @@ class Site:
             receipt=account.settle(reservation, digest_of_report(order.address, self.info.name, update)),
         )
 
-    def evaluate(self, order: Order) -> EvaluateReport:
+    def evaluate(self, order: Order) -> SumsReport:
         """Metric sums of the order's model over the site's held-out records: noisy or exact, as the plan says.
 
         Raises:
@@ -132,10 +137,11 @@ class Site:
             BudgetExhausted: noisy ones would pass the site's budget or the plan's.
             LedgerCorrupt and others: as `train`.
         """
-        self._refuse(order)
+        self._refuse(order, range(1, self.plan.rounds + 1))
         if self.plan.metrics == "none":
             raise OrderRefused("the plan says metrics = 'none': this site reports no metrics")
         mechanism = metrics_mechanism(self.plan)
+        self._learn(order)
         account = self._account()
         reservation = account.reserve(order, self.plan, "metrics", mechanism)
         test, model = self._records.testing(self._device()), self._model(order)
@@ -145,16 +151,51 @@ class Site:
             self._check(mechanism, test)
             stream = self._stream("metrics", order.address.round)
             sums = noisy_sums(self.task, model.eval(), test, self.plan, mechanism, stream)
-        return EvaluateReport(
+        return self._sums_report(order, account, reservation, sums)
+
+    def release_statistics(self, order: Order) -> SumsReport:
+        """The noisy sums that the task asks for of the site's training records, before the first round.
+
+        Raises:
+            OrderRefused: the order is for another plan, or plan and task do not both ask for statistics.
+            TaskInvalid: the records have not the columns that the task asks for.
+            BudgetExhausted, LedgerCorrupt and others: as `train`.
+        """
+        self._refuse(order, range(1))
+        mechanism = statistics_mechanism(self.plan, statistics.bound(self.task.statistics))
+        if mechanism is None or not self.task.statistics:
+            raise OrderRefused("statistics are released only where the plan and the task both ask for them")
+        account = self._account()
+        reservation = account.reserve(order, self.plan, "statistics", mechanism)
+        rows = self._records.raw(torch.device("cpu"))
+        total = UnitSum(mechanism.unit, statistics.width(self.task.statistics))
+        for positions in torch.arange(len(rows)).split(_BATCH):
+            batch = rows.take(positions)
+            total.add(statistics.vectors(self.task.statistics, batch), batch.units)
+        noisy = noised(total.result(), mechanism, self._stream("statistics", 0))
+        return self._sums_report(order, account, reservation, {"statistics": noisy})
+
+    def _sums_report(
+        self, order: Order, account: Account, reservation: Reservation, sums: Mapping[str, Tensor]
+    ) -> SumsReport:
+        reserved = reservation.ticket.reserved
+        return SumsReport(
             address=order.address,
             site=self.info.name,
+            purpose=reserved.purpose,
             sums=sums,
-            mechanism=mechanism,
+            mechanism=reserved.mechanism,
             seeded=self.info.simulation_seed is not None,
-            receipt=account.settle(reservation, digest_of_evaluation(order.address, self.info.name, sums)),
+            receipt=account.settle(reservation, digest_of_sums(order.address, self.info.name, sums)),
         )
 
-    def _refuse(self, order: Order) -> None:
+    def _learn(self, order: Order) -> None:
+        """From now on records are prepared by what the order's statistics say."""
+        if (self.plan.statistics == "private") != bool(order.statistics):
+            raise OrderRefused("the order has statistics that the plan does not ask for, or lacks those that it does")
+        self._records.task = informed(self.task, order.statistics)
+
+    def _refuse(self, order: Order, rounds: range) -> None:
         address = order.address
         if self.info.agreed_plan is not None and self.info.agreed_plan != self.plan.digest:
             raise OrderRefused(
@@ -165,7 +206,7 @@ class Site:
             raise OrderRefused(
                 f"the order is under plan {address.plan[:12]}…, the run's settings are plan {self.plan.digest[:12]}…"
             )
-        if not 1 <= address.round <= self.plan.rounds:
+        if address.round not in rounds:
             raise OrderRefused(f"round {address.round} is outside the plan's {self.plan.rounds} rounds")
 
     def _account(self) -> Account:

@@ -7,6 +7,7 @@ and the run's own record to tell.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -35,8 +36,8 @@ class Checkpoint:
     notes: Mapping[str, str]
 
 
-def notes_of(plan: Plan, run: str, round_number: int) -> dict[str, str]:
-    """What is written beside a model, sealed or exported: enough to build it again."""
+def notes_of(plan: Plan, run: str, round_number: int, statistics: tuple[float, ...] = ()) -> dict[str, str]:
+    """What is written beside a model, sealed or exported: enough to build it, and to prepare rows for it, again."""
     return {
         "task": plan.task,
         "name": plan.name,
@@ -44,6 +45,7 @@ def notes_of(plan: Plan, run: str, round_number: int) -> dict[str, str]:
         "seed": str(plan.seed),
         "run": run,
         "round": str(round_number),
+        **({"statistics": json.dumps(statistics)} if statistics else {}),
     }
 
 

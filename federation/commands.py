@@ -67,12 +67,12 @@ def promise_lines(plan: Plan) -> list[str]:
     """What a plan promises, in sentences with rich markup."""
     if not plan.is_private:
         return ["[bold red]privacy.unit is none: this plan trains WITHOUT privacy; updates may reveal records[/]"]
-    from federation.promise import metrics_mechanism, round_mechanism, round_releases, rounds_within_budget
+    from federation.promise import metrics_mechanism, round_mechanism, rounds_within_budget, run_releases
     from privacy.accountant import accountant_name, epsilon, epsilon_by_rdp
 
     mechanism = round_mechanism(plan)
     rounds = rounds_within_budget(plan)
-    released = round_releases(plan) * rounds
+    released = run_releases(plan, rounds)
     total, bound = epsilon(released, plan.privacy.delta), epsilon_by_rdp(released, plan.privacy.delta)
     lines = [
         f"each site spends at most epsilon {plan.privacy.epsilon:g} at delta {plan.privacy.delta:g} "
@@ -104,6 +104,8 @@ def promise_lines(plan: Plan) -> list[str]:
             f"metrics = private: noisy sums over held-out records (noise multiplier {metrics.noise_multiplier:.4g}) "
             "are part of that cost"
         )
+    if plan.statistics == "private":
+        lines.append("statistics = private: one noisy release before the first round is part of that cost")
     if plan.metrics == "plain":
         lines.append(
             "[yellow]metrics = plain: exact sums over held-out records leave the sites; epsilon does not cover them[/]"

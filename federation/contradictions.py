@@ -75,6 +75,11 @@ def _client_against_metrics(plan: Plan) -> None:
 
 
 def _metrics_without_privacy(plan: Plan) -> None:
+    if plan.statistics == "private" and not plan.is_private:
+        raise PlanInvalid(
+            "plan: statistics is 'private', but privacy.unit is 'none': the updates give away what the noise would "
+            "hide; set privacy.unit to what you protect, or let the task use public bounds"
+        )
     if plan.metrics == "private" and not plan.is_private:
         raise PlanInvalid(
             "plan: metrics is 'private', but privacy.unit is 'none': the updates give away what the metrics would "

@@ -19,7 +19,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, ConfigRecordValues, Recor
 from numpy.typing import NDArray
 
 from federation.layout import Layout
-from federation.orders import Address, EvaluateReport, Expectation, Order, Refusal, TrainReport
+from federation.orders import Address, Expectation, Order, Refusal, SumsReport, TrainReport
+from privacy.entries import Purpose
 from privacy.errors import (
     LateReport,
     MalformedReport,
@@ -51,7 +52,11 @@ _LARGEST_VALUE = 1e9  # its square is far from overflow, so that no optimizer's 
 
 def write_order(order: Order) -> RecordDict:
     """An order as Flower carries it."""
-    facts: Facts = {**_address_facts(order.address), "cohort": order.cohort}
+    facts: Facts = {
+        **_address_facts(order.address),
+        "cohort": order.cohort,
+        "statistics": list(order.statistics),
+    }
     content = RecordDict({_FACTS: ConfigRecord(facts), _VECTOR: ArrayRecord({_VECTOR: _array(order.vector)})})
     return shown_with(content, order.shown)
 
@@ -78,7 +83,13 @@ def read_order(content: RecordDict, layout: Layout) -> Order:
         if cohort < 1:
             raise OrderRefused(f"the order speaks of a cohort of {cohort} sites")
         vector = _finite_vector(content, layout.length)
-        return Order(address=address, cohort=cohort, vector=vector, shown=_shown(content))
+        return Order(
+            address=address,
+            cohort=cohort,
+            vector=vector,
+            shown=_shown(content),
+            statistics=_finite_numbers(facts["statistics"]),
+        )
     except (ReportRefused, KeyError, ValueError, TypeError) as error:
         raise OrderRefused(f"the server's order can't be read: {_plain(error)}") from None
 
@@ -113,14 +124,14 @@ def read_report(content: RecordDict, expected: Expectation) -> TrainReport | Ref
     )
 
 
-def write_evaluation(report: EvaluateReport) -> RecordDict:
-    """An evaluation report as Flower carries it."""
+def write_sums(report: SumsReport) -> RecordDict:
+    """A report of sums as Flower carries it."""
     sums = ArrayRecord({name: _array(tensor.numpy()) for name, tensor in report.sums.items()})
     return RecordDict({_FACTS: ConfigRecord(_report_facts(report)), _SUMS: sums})
 
 
-def read_evaluation(content: RecordDict, expected: Expectation) -> EvaluateReport | Refusal:
-    """An evaluation report, or the site's refusal.
+def read_sums(content: RecordDict, expected: Expectation, purpose: Purpose) -> SumsReport | Refusal:
+    """A report of sums for this purpose, or the site's refusal.
 
     Raises:
         ReportRefused: one of its kinds, saying what is wrong.
@@ -129,13 +140,13 @@ def read_evaluation(content: RecordDict, expected: Expectation) -> EvaluateRepor
         return _refusal(content)
     facts = _checked_facts(content, expected.address)
     if _SUMS not in content.array_records:
-        raise MissingTensor("the evaluation holds no sums")
+        raise MissingTensor("the report holds no sums")
     arrays = content.array_records[_SUMS]
     if len(arrays) > _MOST_METRICS:
-        raise MalformedReport(f"the evaluation holds {len(arrays)} metrics; {_MOST_METRICS} are the most")
+        raise MalformedReport(f"the report holds {len(arrays)} sums; {_MOST_METRICS} are the most")
     sums = {name: torch.from_numpy(_sums(name, array)) for name, array in arrays.items()}
-    priced = _priced(facts, expected.metrics)
-    return EvaluateReport(address=expected.address, site=_site_name(facts), sums=sums, **priced)
+    priced = _priced(facts, expected.mechanism)
+    return SumsReport(address=expected.address, site=_site_name(facts), purpose=purpose, sums=sums, **priced)
 
 
 def write_refusal(refusal: Refusal) -> RecordDict:
@@ -210,7 +221,7 @@ class _Priced(TypedDict):
     receipt: Receipt
 
 
-def _report_facts(report: TrainReport | EvaluateReport) -> Facts:
+def _report_facts(report: TrainReport | SumsReport) -> Facts:
     return {
         **_address_facts(report.address),
         "site": report.site,
@@ -278,6 +289,12 @@ def _sums(name: str, array: Array) -> NDArray[np.float64]:
     if not np.isfinite(values).all():
         raise NotFinite(f"metric {name[:100]!r} holds NaN or infinity")
     return values
+
+
+def _finite_numbers(values: object) -> tuple[float, ...]:
+    if not isinstance(values, list) or not all(isinstance(value, float) and math.isfinite(value) for value in values):
+        raise ValueError("its statistics are no finite numbers")
+    return tuple(values)
 
 
 def _mechanism_text(mechanism: Mechanism | None) -> str:

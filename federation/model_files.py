@@ -6,6 +6,7 @@ needs its key; a file in the clear needs nothing, which is why only a person's o
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from federation.checkpoints import newest, opened
 from federation.layout import Layout
 from federation.seeding import first_model
-from federation.task import Task, load_task
+from federation.task import Task, informed, load_task
 from federation.tensors import pieces, views
 from privacy import files
 from privacy.errors import DataInvalid, ObjectMissing
@@ -40,7 +41,15 @@ class StoredModel:
         """
         if "task" not in self.notes:
             raise DataInvalid("the model's file does not say which task it belongs to: it is not of FedSeal's making")
-        return load_task(self.notes["task"], app)
+        return informed(load_task(self.notes["task"], app), self._statistics())
+
+    def _statistics(self) -> tuple[float, ...]:
+        """What the run learned of the sites' records, by which rows are prepared."""
+        try:
+            values = json.loads(self.notes.get("statistics", "[]"))
+            return tuple(float(value) for value in values)
+        except (ValueError, TypeError, RecursionError):
+            raise DataInvalid("the model's file holds statistics that are no numbers: it was changed") from None
 
     def _seed(self) -> int:
         """The plan's seed, from which what does not travel (frozen parameters) is drawn."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from federation.layout import Layout
+from privacy.entries import Purpose
 from privacy.mechanism import Mechanism
 from privacy.receipts import Receipt
 from privacy.sealing import context
@@ -34,13 +35,15 @@ class Address:
 class Order:
     """The server's wish: train on, or evaluate, this model vector of shape (P,), float32.
 
-    shown: the last signed checkpoint of every site's ledger that the server has seen, the asked site's among them
+    shown:      the last signed checkpoint of every site's ledger that the server has seen, the asked site's among them
+    statistics: the noisy sums of all sites that the task's `prepare` reads; empty where it reads none
     """
 
     address: Address
     cohort: int
     vector: NDArray[np.float32]
     shown: tuple[Shown, ...] = ()
+    statistics: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +65,19 @@ class TrainReport:
     receipt: Receipt
 
     @property
+    def purpose(self) -> Purpose:
+        """What is released."""
+        return "update"
+
+    @property
     def digest(self) -> bytes:
         """SHA-256 of what it says."""
         return digest_of_report(self.address, self.site, self.update)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EvaluateReport:
-    """A site's metric sums over its held-out records.
+class SumsReport:
+    """A site's sums: of metrics over its held-out records, or of statistics over its training records.
 
     mechanism: what their noise is; None: they are exact
     seeded, receipt: as in `TrainReport`
@@ -77,6 +85,7 @@ class EvaluateReport:
 
     address: Address
     site: str
+    purpose: Purpose
     sums: Mapping[str, Tensor]
     mechanism: Mechanism | None
     seeded: bool
@@ -85,7 +94,7 @@ class EvaluateReport:
     @property
     def digest(self) -> bytes:
         """SHA-256 of what it says."""
-        return digest_of_evaluation(self.address, self.site, self.sums)
+        return digest_of_sums(self.address, self.site, self.sums)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,12 +108,14 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expectation:
-    """What the server holds a report against: its address, and the mechanisms of updates and of metrics."""
+    """What the server holds a report against.
+
+    mechanism: of what is reported, an update or sums; None: it is exact
+    """
 
     address: Address
     layout: Layout
     mechanism: Mechanism | None
-    metrics: Mechanism | None = None
 
 
 def digest_of_report(address: Address, site: str, update: NDArray[np.float32]) -> bytes:
@@ -112,10 +123,10 @@ def digest_of_report(address: Address, site: str, update: NDArray[np.float32]) -
     return _digest("train report", address, site, update.astype("<f4", copy=False).tobytes())
 
 
-def digest_of_evaluation(address: Address, site: str, sums: Mapping[str, Tensor]) -> bytes:
-    """SHA-256 of what an evaluation report says."""
+def digest_of_sums(address: Address, site: str, sums: Mapping[str, Tensor]) -> bytes:
+    """SHA-256 of what a report of sums says."""
     parts = (part for name in sorted(sums) for part in (name.encode(), sums[name].numpy().astype("<f8").tobytes()))
-    return _digest("evaluation report", address, site, *parts)
+    return _digest("sums report", address, site, *parts)
 
 
 def _digest(what: str, address: Address, site: str, *body: bytes) -> bytes:

@@ -76,6 +76,9 @@ class PrivacySettings(Settings):
     metrics_noise_multiplier: Annotated[float, Field(ge=0.01)] | None = setting(
         None, "metrics = private: noise standard deviation over sqrt(3), a unit's bound; absent: from metrics_share"
     )
+    statistics_share: Annotated[float, Field(gt=0, lt=1)] = setting(
+        0.1, "statistics = private: share of epsilon for which their noise is calibrated"
+    )
     loss_bound: Positive = setting(5.0, "metrics = private: a record's loss counts as at most this", "nats")
     rounds_per_site: Count | None = setting(
         None, "rounds that one site may join, for which noise is calibrated; absent: all rounds", "rounds"
@@ -191,6 +194,9 @@ class Plan(Settings):
         "none",
         "what sites report of their held-out records: nothing, noisy sums that epsilon covers, or exact sums that it "
         "does NOT cover",
+    )
+    statistics: Literal["none", "private"] = setting(
+        "none", "whether sites release the noisy statistics that the task asks for, once, before the first round"
     )
     privacy: PrivacySettings = PrivacySettings()
     training: TrainingSettings = TrainingSettings()

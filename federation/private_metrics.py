@@ -5,7 +5,7 @@ several. So its L2 norm is at most sqrt(3), whatever its records, and the sum ov
 deviation noise_multiplier x sqrt(3) in each coordinate (Dwork and Roth 2014, appendix A). Figures are post-processing.
 Held-out records are other records than those of training, yet both are added up for every unit: the worst case.
 
-In tensor comments: n records, B records of a batch, G units.
+In tensor comments: B records of a batch, V sums.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from federation.plan import Plan
 from federation.rows import Rows, RowSource
 from federation.task import Task
+from federation.unit_sums import UnitSum
 from privacy.errors import TaskInvalid
 from privacy.mechanism import Mechanism
 from privacy.noise import RandomStream
@@ -35,40 +36,36 @@ def noisy_sums(
         TaskInvalid: the task's loss or `correct` is not one number a record.
     """
     sums = bounded_sums(task, model, rows, plan)  # (3,)
-    noise = torch.from_numpy(stream.normals(len(NAMES))).double()
-    noisy = sums + noise * mechanism.noise_multiplier * mechanism.max_grad_norm
-    return dict(zip(NAMES, noisy.unbind(), strict=True))
+    return dict(zip(NAMES, noised(sums, mechanism, stream).unbind(), strict=True))
+
+
+def noised(sums: Tensor, mechanism: Mechanism, stream: RandomStream) -> Tensor:
+    """The sums, (V,) float64, with the mechanism's noise: standard deviation noise_multiplier x max_grad_norm."""
+    noise = torch.from_numpy(stream.normals(len(sums))).double()
+    return sums + noise * mechanism.noise_multiplier * mechanism.max_grad_norm
 
 
 def bounded_sums(task: Task, model: nn.Module, rows: RowSource, plan: Plan) -> Tensor:
     """The sum of all units' contributions before noise, (3,) float64."""
-    parts = [torch.zeros(0, len(NAMES), dtype=torch.float64)]
-    units = [torch.zeros(0, dtype=torch.int64)]
+    total = UnitSum(plan.privacy.unit, len(NAMES))
     with torch.no_grad():
         for positions in torch.arange(len(rows)).split(_BATCH):
             batch = rows.take(positions)
             if len(batch):
-                parts.append(_contributions(task, model, batch, plan.privacy.loss_bound))
-                units.append(torch.zeros(0, dtype=torch.int64) if batch.units is None else batch.units.cpu())
-    contributions = torch.cat(parts)  # (n, 3)
-    match plan.privacy.unit:
-        case "group":
-            return _means(contributions, torch.cat(units)).sum(dim=0)
-        case "client":
-            return _means(contributions, torch.zeros(len(contributions), dtype=torch.int64)).sum(dim=0)
-    return contributions.sum(dim=0)
+                total.add(_contributions(task, model, batch, plan.privacy.loss_bound), batch.units)
+    return total.result()
 
 
 def private_figures(sums: Mapping[str, Tensor], sites: int, plan: Plan, mechanism: Mechanism) -> dict[str, float]:
     """What people read of the noisy sums of so many sites.
 
-    accuracy in [0, 1]; loss, the mean in [0, loss_bound], in nats; and accuracy_noise, roughly the standard deviation
+    accuracy in [0, 1]; loss, the mean in [0, loss_bound], in nats; and noise, roughly the standard deviation
     that the noise alone gives to accuracy: where it is near one, the figures say nothing.
     """
     count = max(float(sums["count"]), 1.0)
     accuracy, loss = (min(max(float(sums[name]) / count, 0.0), 1.0) for name in ("correct", "loss"))
     sigma = mechanism.noise_multiplier * mechanism.max_grad_norm * sites**0.5
-    return {"accuracy": accuracy, "loss": loss * plan.privacy.loss_bound, "accuracy_noise": sigma / count}
+    return {"accuracy": accuracy, "loss": loss * plan.privacy.loss_bound, "noise": sigma / count}
 
 
 def _contributions(task: Task, model: nn.Module, batch: Rows, loss_bound: float) -> Tensor:
@@ -80,11 +77,3 @@ def _contributions(task: Task, model: nn.Module, batch: Rows, loss_bound: float)
     worst = losses.double().nan_to_num(nan=loss_bound, posinf=loss_bound, neginf=0.0).clamp(0, loss_bound) / loss_bound
     right = right.double().nan_to_num(nan=0.0).clamp(0, 1)
     return torch.stack([torch.ones_like(worst), right, worst], dim=1).cpu()
-
-
-def _means(contributions: Tensor, units: Tensor) -> Tensor:
-    """The mean contribution of each unit: (n, 3), (n,) -> (G, 3)."""
-    _, number = torch.unique(units, return_inverse=True)
-    counts = torch.bincount(number).double()  # (G,)
-    totals = torch.zeros(len(counts), len(NAMES), dtype=torch.float64).index_add(0, number, contributions)
-    return totals / counts[:, None]

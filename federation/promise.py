@@ -21,8 +21,8 @@ def budget(plan: Plan) -> Budget:
 def round_mechanism(plan: Plan) -> Mechanism:
     """The mechanism of every round's update in a private plan, calibrated once over all steps that a site may join.
 
-    Where the plan asks for private metrics, they are paid from the same budget. Under unit client a round is one
-    release of the whole update: how it was trained and who was asked changes nothing.
+    Private metrics and statistics that the plan asks for are paid from the same budget. Under unit client a round is
+    one release of the whole update: how it was trained and who was asked changes nothing.
 
     Raises:
         ValueError: the plan is not private.
@@ -34,8 +34,9 @@ def round_mechanism(plan: Plan) -> Mechanism:
     sample_rate, steps = (1.0, 1) if whole else (plan.training.sample_rate, plan.training.steps)
     noise_multiplier = plan.privacy.noise_multiplier
     if noise_multiplier is None:
-        metrics = metrics_mechanism(plan)
-        beside = () if metrics is None else (replace(metrics, steps=_rounds(plan)),)
+        metrics, statistics = metrics_mechanism(plan), statistics_mechanism(plan, 1.0)
+        repeated = None if metrics is None else replace(metrics, steps=_rounds(plan))
+        beside = tuple(mechanism for mechanism in (repeated, statistics) if mechanism is not None)
         noise_multiplier = calibrate(budget(plan), sample_rate, steps * _rounds(plan), beside)
     return Mechanism(
         noise_multiplier=noise_multiplier,
@@ -67,6 +68,33 @@ def metrics_mechanism(plan: Plan) -> Mechanism | None:
     )
 
 
+def statistics_mechanism(plan: Plan, bound: float) -> Mechanism | None:
+    """The mechanism of the one release of statistics before the first round; None where the plan asks for none.
+
+    bound: on the L2 norm of what one unit contributes, as `federation.statistics.bound` gives it
+
+    Raises:
+        PlanInvalid: no noise is enough for their share of epsilon.
+    """
+    if plan.statistics != "private":
+        return None
+    share = Budget(epsilon=plan.privacy.epsilon * plan.privacy.statistics_share, delta=plan.privacy.delta)
+    return Mechanism(
+        noise_multiplier=calibrate(share, 1.0, 1),
+        sample_rate=1.0,
+        steps=1,
+        max_grad_norm=bound,
+        unit=plan.privacy.unit,
+    )
+
+
+def run_releases(plan: Plan, rounds: int) -> list[Mechanism]:
+    """All that a site releases that joins so many rounds. Raises as `round_mechanism`."""
+    statistics = statistics_mechanism(plan, 1.0)
+    repeated = [replace(mechanism, steps=mechanism.steps * rounds) for mechanism in round_releases(plan) if rounds]
+    return repeated if statistics is None else [statistics, *repeated]
+
+
 def round_releases(plan: Plan) -> list[Mechanism]:
     """All that one round of a private plan releases of a site. Raises as `round_mechanism`."""
     metrics = metrics_mechanism(plan)
@@ -75,11 +103,10 @@ def round_releases(plan: Plan) -> list[Mechanism]:
 
 def rounds_within_budget(plan: Plan) -> int:
     """How many rounds one site may join before its budget refuses; at most the planned ones."""
-    releases = round_releases(plan)
     fits, beyond = 0, plan.rounds + 1
     while beyond - fits > 1:
         middle = (fits + beyond) // 2
-        cost = epsilon([replace(each, steps=each.steps * middle) for each in releases], plan.privacy.delta)
+        cost = epsilon(run_releases(plan, middle), plan.privacy.delta)
         fits, beyond = (middle, beyond) if cost <= plan.privacy.epsilon else (fits, middle)
     return fits
 

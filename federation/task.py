@@ -19,6 +19,8 @@ import sys
 import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from copy import copy
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -29,16 +31,22 @@ from federation.metrics import classification_figures, classification_sums
 from federation.rows import Rows
 from federation.schema import Schema
 from federation.site_info import SiteInfo
+from federation.statistics import Learned, Statistic
 from privacy.errors import TaskInvalid
 
 
 class Task(ABC):
     """One thing to train, the same object at every site and at the server.
 
-    schema: what a table must hold to be imported for this task; None: every column is a number, which may be missing
+    schema:     what a table must hold to be imported for this task; None: all columns are numbers, which may be missing
+    statistics: what the sites release of their raw training records before the first round, with noise, for `prepare`;
+                needs a plan with statistics = "private"
+    learned:    what came of it; None before it is known, or where the task asks for none
     """
 
     schema: Schema | None = None
+    statistics: tuple[Statistic, ...] = ()
+    learned: Learned | None = None
 
     @abstractmethod
     def model(self) -> nn.Module:
@@ -49,12 +57,24 @@ class Task(ABC):
         """The site's records as they are, training and test together. Called at the site only."""
 
     def prepare(self, rows: Rows) -> Rows:
-        """Cleans and encodes: a function of each record alone, or of public constants.
+        """Cleans and encodes: a function of each record alone, of public constants, or of `self.learned`.
 
-        `federation.preparation` has the pieces. Any statistic learned from the records (a mean, a minimum) would be a
-        release that nobody counts: use public bounds instead.
+        `federation.preparation` has the pieces. Any other statistic of the records (a mean, a minimum) would be a
+        release that nobody counts: use public bounds, or ask for it in `statistics`.
         """
         return rows
+
+    def informed(self, values: tuple[float, ...]) -> Task:
+        """The same task with what was learned of its statistics; itself where there is nothing to learn.
+
+        Raises:
+            TaskInvalid: these are not its statistics' values.
+        """
+        if not values and not self.statistics:
+            return self
+        known = copy(self)
+        known.learned = Learned(self.statistics, values)
+        return known
 
     def augment(self, batch: Rows, generator: torch.Generator) -> Rows:
         """Random changes to a batch's records, each on its own; called for each physical batch."""
@@ -76,6 +96,12 @@ class Task(ABC):
     def figures(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         """What people read, computed from summed metrics: the first is the headline, e.g. accuracy in [0, 1]."""
         return classification_figures(sums)
+
+
+@lru_cache(maxsize=8)
+def informed(task: Task, values: tuple[float, ...]) -> Task:
+    """`task.informed`, the same object each time: thousands of simulated sites share one. Raises as it."""
+    return task.informed(values)
 
 
 def load_task(reference: str, folder: Path | None = None) -> Task:

@@ -8,14 +8,14 @@ from typing import Generic, TypeVar
 
 from flwr.app import Message
 
-from federation.messages import read_evaluation, read_report
-from federation.orders import EvaluateReport, Expectation, Refusal, TrainReport
-from privacy.entries import Reserved
+from federation.messages import read_report, read_sums
+from federation.orders import Expectation, Refusal, SumsReport, TrainReport
+from privacy.entries import Purpose, Reserved
 from privacy.errors import DuplicateReport, MalformedReport, UnknownSite
 from privacy.shown import Shown
 from server.witness import Witness
 
-_Report = TypeVar("_Report", TrainReport, EvaluateReport)
+_Report = TypeVar("_Report", TrainReport, SumsReport)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +44,14 @@ class Admission:
         self._refuse_stranger(node, reply)
         return self._judged(node, read_report(reply.content, self.expected))
 
-    def admit_evaluation(self, node: int, reply: Message) -> Admitted[EvaluateReport] | Refusal:
-        """A site's metric sums to pool, or its refusal.
+    def admit_sums(self, node: int, reply: Message, purpose: Purpose) -> Admitted[SumsReport] | Refusal:
+        """A site's sums for this purpose to pool, or its refusal.
 
         Raises:
             ReportRefused: one of its kinds; the round goes on without this reply.
         """
         self._refuse_stranger(node, reply)
-        return self._judged(node, read_evaluation(reply.content, self.expected))
+        return self._judged(node, read_sums(reply.content, self.expected, purpose))
 
     def _judged(self, node: int, report: _Report | Refusal) -> Admitted[_Report] | Refusal:
         """A refusal names no round: one that comes late must not keep out the report of this round."""

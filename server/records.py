@@ -108,6 +108,9 @@ class Observer:
     def run_started(self, run: str, plan: Plan, nodes: int) -> None:
         """Enough sites are online."""
 
+    def statistics_gathered(self, values: tuple[float, ...]) -> None:
+        """The sites' noisy statistics were added up."""
+
     def reply_arrived(self, round_number: int, done: int, cohort: int) -> None:
         """One more reply of this round came in."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from federation.orders import EvaluateReport, Refusal, TrainReport
+from federation.orders import Refusal, SumsReport, TrainReport
 from federation.plan import Plan
 from privacy.errors import BudgetExhausted
 from server.admission import Admitted
@@ -39,7 +39,7 @@ class Roster:
             return name, 1.0
         return name, float(min(max(declared, 1), self._aggregation.weight_cap))
 
-    def spent(self, node: int, admitted: Admitted[TrainReport] | Admitted[EvaluateReport]) -> str:
+    def spent(self, node: int, admitted: Admitted[TrainReport] | Admitted[SumsReport]) -> str:
         """Counts what a site's ledger shows; returns the site's name."""
         name = self._called(node, admitted.report.site)
         self.spending.add(name, (found.mechanism for found in admitted.reserved if found.mechanism is not None))

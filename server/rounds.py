@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -17,15 +18,18 @@ from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from federation import statistics
 from federation.layout import Layout
 from federation.messages import payload_bytes, shown_with, write_order
-from federation.orders import Address, EvaluateReport, Expectation, Order, Refusal, TrainReport
+from federation.orders import Address, Expectation, Order, Refusal, SumsReport, TrainReport
 from federation.plan import Plan
 from federation.private_metrics import private_figures
-from federation.promise import metrics_mechanism, round_mechanism
+from federation.promise import metrics_mechanism, round_mechanism, statistics_mechanism
 from federation.seeding import first_model
 from federation.task import Task
+from privacy.entries import Purpose
 from privacy.errors import ReportRefused, RunFailed
+from privacy.mechanism import Mechanism
 from server.admission import Admission, Admitted
 from server.aggregation import Aggregate, aggregate
 from server.cohort import cohort
@@ -38,16 +42,17 @@ from server.witness import Witness
 
 _LOG = logging.getLogger(__name__)
 
-_Answer = TypeVar("_Answer", Admitted[TrainReport], Admitted[EvaluateReport])
+_Answer = TypeVar("_Answer", Admitted[TrainReport], Admitted[SumsReport])
 
-Judge = Callable[[NDArray[np.float32]], Mapping[str, float]]
+Judge = Callable[[NDArray[np.float32], tuple[float, ...]], Mapping[str, float]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
     """What a run needs besides sites.
 
-    judge:   figures of a model vector that only a simulator can compute; None in deployments
+    judge:   figures of a model vector, under what the statistics say, that only a simulator can compute; None in
+             deployments
     witness: what the server has seen of the sites' ledgers
     """
 
@@ -72,6 +77,10 @@ def run_rounds(grid: Grid, setup: Setup) -> RunResult:
     records: list[RoundRecord] = []
     ended = ""
     stopped: BaseException | None = None
+    try:
+        run.gather_statistics()
+    except (RunFailed, KeyboardInterrupt) as error:
+        stopped, ended = error, f"stopped before the first round: {str(error) or 'interrupted'}"
     while not ended:
         try:
             record, ended = run.round(len(records) + 1)
@@ -120,6 +129,7 @@ class _Run:
         self._state = ServerState.start(vector, setup.plan.aggregation)
         self._mechanism = round_mechanism(setup.plan) if setup.plan.is_private else None
         self._metrics = metrics_mechanism(setup.plan)
+        self._statistics: tuple[float, ...] = ()
         self._roster = Roster(setup.plan)
 
     def wait_for_quorum(self) -> int:
@@ -131,6 +141,37 @@ class _Run:
                 f"{quorum}: start more sites, or lower cohort.quorum"
             )
         return online
+
+    def gather_statistics(self) -> None:
+        """Asks every site for the statistics of the task, once, where the plan says so.
+
+        Raises:
+            RunFailed: plan and task do not agree, or fewer sites than the quorum released them.
+        """
+        wanted = self._setup.task.statistics
+        if bool(wanted) != (self._plan.statistics == "private"):
+            raise RunFailed(
+                "the task asks for statistics of the sites' records, but the plan says statistics = 'none': set it to "
+                "'private', or take them out of the task"
+                if wanted
+                else "the plan says statistics = 'private', but the task asks for none: set it to 'none'"
+            )
+        if not wanted:
+            return
+        asked = list(self._exchange.nodes(self._plan.cohort.quorum))
+        mechanism = statistics_mechanism(self._plan, statistics.bound(wanted))
+        tally = _Tally(total=aggregate(self._plan.aggregation, self._layout.length))
+        pool = self._pooled(self._admission(0, asked, mechanism), "statistics", tally)
+        sums = pool.result().get("statistics")
+        if pool.sites < self._plan.cohort.quorum or sums is None or sums.shape != (statistics.width(wanted),):
+            reasons = "; ".join(f"{each.site}: {each.reason}" for each in tally.refused[:3])
+            raise RunFailed(
+                f"{pool.sites} sites released their statistics, but the plan's quorum is {self._plan.cohort.quorum}. "
+                f"{reasons}"
+            )
+        self._statistics = tuple(sums.tolist())
+        for observer in self._setup.observers:
+            observer.statistics_gathered(self._statistics)
 
     def round(self, number: int) -> tuple[RoundRecord, str]:
         """Runs one round; the second value says why the run ends with it, empty while it goes on."""
@@ -174,7 +215,7 @@ class _Run:
         )
 
     def _train(self, number: int, asked: list[int], tally: _Tally) -> None:
-        admission = self._admission(number, asked)
+        admission = self._admission(number, asked, self._mechanism)
         replies = self._replies(admission, self._state.vector, MessageType.TRAIN, tally)
         for node, admitted in self._admitted(self._watched(number, len(asked), replies), admission.admit, tally):
             name, weight = self._roster.took_part(node, admitted)
@@ -214,7 +255,7 @@ class _Run:
     ) -> Iterator[tuple[int, Message]]:
         """Sends every node asked its order; yields the replies, and notes the silent."""
         address, asked = admission.expected.address, admission.asked
-        plain = write_order(Order(address=address, cohort=len(asked), vector=vector))
+        plain = write_order(Order(address=address, cohort=len(asked), vector=vector, statistics=self._statistics))
         tally.bytes_down += payload_bytes(plain) * len(asked)
         orders = {node: shown_with(plain, shown) for node, shown in asked.items()}
         for node, reply in self._exchange.ask(orders, kind, address.round):
@@ -229,11 +270,11 @@ class _Run:
             source = "plain sums from sites" if self._plan.metrics == "plain" else "noisy sums from sites"
             return self._reported_figures(number, asked, tally), source
         if self._setup.judge is not None:
-            return self._setup.judge(self._state.average), "simulation only"
+            return self._setup.judge(self._state.average, self._statistics), "simulation only"
         return {}, "none"
 
     def _reported_figures(self, number: int, asked: list[int], tally: _Tally) -> Mapping[str, float]:
-        pool = self._reported_sums(number, asked, tally)
+        pool = self._pooled(self._admission(number, asked, self._metrics), "metrics", tally)
         sums = pool.result()
         if not sums:
             return {}
@@ -245,10 +286,13 @@ class _Run:
             _LOG.exception("the task can't read the sites' metrics round=%d", number)
             return {}
 
-    def _reported_sums(self, number: int, asked: list[int], tally: _Tally) -> MetricPool:
-        admission, pool = self._admission(number, asked), MetricPool()
-        replies = self._replies(admission, self._state.average, MessageType.EVALUATE, tally)
-        for node, admitted in self._admitted(replies, admission.admit_evaluation, tally):
+    def _pooled(self, admission: Admission, purpose: Purpose, tally: _Tally) -> MetricPool:
+        """The sums that sites report for this purpose, added up."""
+        pool = MetricPool()
+        kind = MessageType.QUERY if purpose == "statistics" else MessageType.EVALUATE
+        replies = self._replies(admission, self._state.average, kind, tally)
+        admit = partial(admission.admit_sums, purpose=purpose)
+        for node, admitted in self._admitted(replies, admit, tally):
             self._roster.spent(node, admitted)
             tally.seeded |= admitted.report.seeded
             pool.add(node, admitted.report.sums)
@@ -260,9 +304,8 @@ class _Run:
     def _address(self, number: int) -> Address:
         return Address(run=self.id, round=number, plan=self._plan.digest, layout=self._layout.digest)
 
-    def _admission(self, number: int, asked: list[int]) -> Admission:
-        address = self._address(number)
-        expected = Expectation(address=address, layout=self._layout, mechanism=self._mechanism, metrics=self._metrics)
+    def _admission(self, number: int, asked: list[int], mechanism: Mechanism | None) -> Admission:
+        expected = Expectation(address=self._address(number), layout=self._layout, mechanism=mechanism)
         witness = self._setup.witness
         return Admission(expected=expected, witness=witness, asked=witness.shown_to(asked))
 

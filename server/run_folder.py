@@ -47,6 +47,7 @@ class RunFolder(Observer):
         self._export = export
         self._facts: dict[str, object] = {}
         self._plan, self._run = Plan(), ""
+        self._statistics: tuple[float, ...] = ()
         self._safe: Safe | None = None
         self.path = parent
 
@@ -95,13 +96,18 @@ class RunFolder(Observer):
         else:
             self._safe = Safe.create(vault, plan.name, key_file, nobody_to_ask)
 
+    def statistics_gathered(self, values: tuple[float, ...]) -> None:
+        self._statistics = values
+        self._facts |= {"statistics": values}
+        self._write_facts()
+
     def model_advanced(self, round_number: int, layout: Layout, state: ServerState) -> None:
         assert self._safe is not None, "a run starts before its model advances"
         moments = {"vector": state.vector, "first": state.first, "second": state.second}
         checkpoint = Checkpoint(
             model=layout.named(state.average),
             state={name: torch.from_numpy(vector) for name, vector in moments.items()},
-            notes=notes_of(self._plan, self._run, round_number),
+            notes=notes_of(self._plan, self._run, round_number, self._statistics),
         )
         with self._safe.changing() as vault:
             keep(vault, self._safe.name, round_number, checkpoint)
@@ -128,7 +134,7 @@ class RunFolder(Observer):
         }
         self._write_facts()
         if self._export:
-            notes = notes_of(self._plan, self._run, len(result.rounds))
+            notes = notes_of(self._plan, self._run, len(result.rounds), self._statistics)
             write_safetensors(self.path / "model.safetensors", result.tensors(), notes)
         write_report(self.path)
 

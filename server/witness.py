@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from federation.orders import Address, EvaluateReport, TrainReport
+from federation.orders import Address, SumsReport, TrainReport
 from privacy import files
 from privacy.entries import Entry, Reserved, Settled
 from privacy.errors import FedSealError, MalformedReceipt, RunFailed, StaleLedger, WrongReserve
@@ -50,7 +50,7 @@ class Witness:
         starts = {node: places.get(self._of_node.get(node, ""), 0) for node in nodes}
         return {node: ring[start : start + _NEIGHBOURS + 1] for node, start in starts.items()}
 
-    def judge(self, node: int, report: TrainReport | EvaluateReport, shown: tuple[Shown, ...]) -> tuple[Reserved, ...]:
+    def judge(self, node: int, report: TrainReport | SumsReport, shown: tuple[Shown, ...]) -> tuple[Reserved, ...]:
         """The reserves that the site's ledger shows since the last time, this report's among them.
 
         shown: what the site's order showed
@@ -113,14 +113,13 @@ class Witness:
                 )
 
 
-def _refuse_wrong_reserve(report: TrainReport | EvaluateReport, entries: Mapping[int, Entry], witnessed: str) -> None:
+def _refuse_wrong_reserve(report: TrainReport | SumsReport, entries: Mapping[int, Entry], witnessed: str) -> None:
     address, digest = report.address, report.digest.hex()
-    purpose = "update" if isinstance(report, TrainReport) else "metrics"
     for entry in entries.values():
         if isinstance(entry, Settled) and entry.report == digest:
             reserved = entries.get(entry.reserve)
             if isinstance(reserved, Reserved) and _is_for(reserved, address):
-                if (reserved.purpose, reserved.mechanism) != (purpose, report.mechanism):
+                if (reserved.purpose, reserved.mechanism) != (report.purpose, report.mechanism):
                     raise WrongReserve(
                         f"the site's ledger reserved {reserved.mechanism} for {reserved.purpose}, but its report "
                         f"states {report.mechanism}"

@@ -27,7 +27,7 @@ from federation.plan import Plan, Scalar
 from federation.rows import Rows, concatenate
 from federation.seeding import first_model
 from federation.site_info import SiteInfo
-from federation.task import Task
+from federation.task import Task, informed
 from privacy.errors import DataInvalid, PlanInvalid
 from privacy.ledger import Ledger
 from server.app import server_app
@@ -187,7 +187,9 @@ class _Federation:
                 held_out.append(rows.take(sides))
         if not held_out:
             raise DataInvalid("no site holds out a record to test on: raise data.test_share")
-        self._held_out = task.prepare(concatenate(held_out))
+        self._pooled = concatenate(held_out)
+        self._prepared_by: Task | None = None
+        self._held_out = self._pooled
         self._model = first_model(task, plan.seed)
         self._layout = Layout.of(self._model)
         self.parameters = self._layout.length
@@ -209,8 +211,11 @@ class _Federation:
         """The site that answers for a node; its sealed records are opened for each round and dropped after it."""
         return self._site(int(context.node_config["partition-id"]))
 
-    def judge(self, vector: NDArray[np.float32]) -> Mapping[str, float]:
+    def judge(self, vector: NDArray[np.float32], statistics: tuple[float, ...]) -> Mapping[str, float]:
         """Figures of a model vector on the pooled held-out records: simulation only."""
+        task = informed(self._task, statistics)
+        if self._prepared_by is not task:
+            self._prepared_by, self._held_out = task, task.prepare(self._pooled)
         self._layout.load(self._model, vector)
         return self._task.figures(metric_sums(self._task, self._model.eval(), self._held_out))
 
@@ -253,12 +258,16 @@ class _GivenRows(Task):
     def __init__(self, inner: Task, sites: Sequence[Rows]) -> None:
         self._inner = inner
         self._sites = sites
+        self.statistics = inner.statistics
 
     def model(self) -> nn.Module:
         return self._inner.model()
 
     def rows(self, site: SiteInfo) -> Rows:
         return self._sites[site.index]
+
+    def informed(self, values: tuple[float, ...]) -> Task:
+        return _GivenRows(self._inner.informed(values), self._sites)
 
     def prepare(self, rows: Rows) -> Rows:
         return self._inner.prepare(rows)
@@ -271,6 +280,9 @@ class _GivenRows(Task):
 
     def metrics(self, model: nn.Module, rows: Rows) -> dict[str, Tensor]:
         return self._inner.metrics(model, rows)
+
+    def correct(self, model: nn.Module, rows: Rows) -> Tensor:
+        return self._inner.correct(model, rows)
 
     def figures(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         return self._inner.figures(sums)

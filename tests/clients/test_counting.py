@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from federation.orders import digest_of_evaluation, digest_of_report
+from federation.orders import digest_of_report, digest_of_sums
 from federation.promise import round_mechanism, rounds_within_budget
 from federation.rows import Rows
 from federation.site_info import SiteInfo
@@ -257,7 +257,7 @@ def test_plain_metrics_that_leave_are_noted_and_cost_no_epsilon() -> None:
     assert (release.run, release.round, release.purpose, release.mechanism) == ("1", 1, "metrics", None)
     settled = here.ledger.entries()[-1]
     assert isinstance(settled, Settled)
-    assert settled.report == digest_of_evaluation(report.address, "north", report.sums).hex()
+    assert settled.report == digest_of_sums(report.address, "north", report.sums).hex()
     assert here.ledger.books().spent(UNSEALED).epsilon(1e-5) == 0.0
 
 

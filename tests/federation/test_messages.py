@@ -17,19 +17,19 @@ from hypothesis.extra.numpy import arrays
 from federation.layout import Layout
 from federation.messages import (
     Address,
-    EvaluateReport,
     Expectation,
     Order,
     Refusal,
+    SumsReport,
     TrainReport,
     payload_bytes,
-    read_evaluation,
     read_order,
     read_report,
-    write_evaluation,
+    read_sums,
     write_order,
     write_refusal,
     write_report,
+    write_sums,
 )
 from privacy.errors import (
     FedSealError,
@@ -63,9 +63,9 @@ def report(**changes: object) -> TrainReport:
     return TrainReport(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def evaluation(**sums: torch.Tensor) -> EvaluateReport:
+def evaluation(**sums: torch.Tensor) -> SumsReport:
     both = {"count": torch.tensor(4.0, dtype=torch.float64), "bins": torch.tensor([[1.0, 0.0]], dtype=torch.float64)}
-    return EvaluateReport(address=HERE, site="north", sums=sums or both)
+    return SumsReport(address=HERE, site="north", sums=sums or both)
 
 
 def vector_record(values: object, dtype: str = "float32", stype: str = STYPE, shape: tuple[int, ...] = (3,)) -> Array:
@@ -220,11 +220,11 @@ def test_a_report_is_refused_with(name: str, edit: Callable[[RecordDict], None],
 def test_an_evaluation_is_refused_with(
     name: str, edit: Callable[[RecordDict], None], error: type[ReportRefused]
 ) -> None:
-    content = write_evaluation(evaluation())
-    assert isinstance(read_evaluation(content, HERE), EvaluateReport)
+    content = write_sums(evaluation())
+    assert isinstance(read_sums(content, HERE), SumsReport)
     edit(content)
     with pytest.raises(ReportRefused) as refused:
-        read_evaluation(content, HERE)
+        read_sums(content, HERE)
     assert type(refused.value) is error
 
 
@@ -295,8 +295,8 @@ def test_a_site_that_calls_itself_a_novel_is_cut_short() -> None:
 
 def test_metric_sums_arrive_bit_for_bit_in_their_shapes() -> None:
     sent = evaluation()
-    arrived = read_evaluation(write_evaluation(sent), HERE)
-    assert isinstance(arrived, EvaluateReport)
+    arrived = read_sums(write_sums(sent), HERE)
+    assert isinstance(arrived, SumsReport)
     assert {name: (tuple(sums.shape), sums.tolist()) for name, sums in arrived.sums.items()} == {
         "count": ((), 4.0),
         "bins": ((1, 2), [[1.0, 0.0]]),
@@ -324,31 +324,31 @@ def test_metric_sums_arrive_bit_for_bit_in_their_shapes() -> None:
     ids=named,
 )
 def test_an_evaluation_is_refused_whose_sums_hold(name: str, array: Array, error: type[ReportRefused]) -> None:
-    content = write_evaluation(evaluation())
+    content = write_sums(evaluation())
     content["sums"]["count"] = array
     with pytest.raises(ReportRefused) as refused:
-        read_evaluation(content, HERE)
+        read_sums(content, HERE)
     assert type(refused.value) is error
 
 
 def test_the_largest_allowed_metric_is_read() -> None:
     sums = evaluation(bins=torch.ones(2**17, dtype=torch.float64))
-    arrived = read_evaluation(write_evaluation(sums), HERE)
-    assert isinstance(arrived, EvaluateReport)
+    arrived = read_sums(write_sums(sums), HERE)
+    assert isinstance(arrived, SumsReport)
     assert arrived.sums["bins"].sum() == 2**17
 
 
 def test_an_evaluation_without_sums_is_refused() -> None:
-    content = write_evaluation(evaluation())
+    content = write_sums(evaluation())
     del content["sums"]
     with pytest.raises(MissingTensor):
-        read_evaluation(content, HERE)
+        read_sums(content, HERE)
 
 
 def test_a_refusal_arrives_in_place_of_either_report() -> None:
     refusal = Refusal(site="north", error="BudgetExhausted", reason="2.9 is spent")
     assert read_report(write_refusal(refusal), EXPECTED) == refusal
-    assert read_evaluation(write_refusal(refusal), HERE) == refusal
+    assert read_sums(write_refusal(refusal), HERE) == refusal
 
 
 def test_a_refusal_of_garbage_is_cut_short_and_does_no_harm() -> None:

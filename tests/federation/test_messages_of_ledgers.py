@@ -21,7 +21,7 @@ from federation.messages import (
     write_order,
     write_report,
 )
-from federation.orders import digest_of_evaluation, digest_of_report
+from federation.orders import digest_of_report, digest_of_sums
 from privacy.errors import (
     OrderRefused,
 )
@@ -117,12 +117,12 @@ def test_a_report_digest_changes_with_everything_that_a_report_says_of_itself() 
             digest_of_report(replace(HERE, **change), "north", VECTOR)  # type: ignore[arg-type]
             for change in ({"run": "78"}, {"round": 4}, {"plan": "b" * 64}, {"layout": "c" * 64})
         ),
-        digest_of_evaluation(HERE, "north", {"count": torch.ones(3)}),
-        digest_of_evaluation(HERE, "north", {"counts": torch.ones(3)}),
-        digest_of_evaluation(HERE, "north", {"count": torch.zeros(3)}),
+        digest_of_sums(HERE, "north", {"count": torch.ones(3)}),
+        digest_of_sums(HERE, "north", {"counts": torch.ones(3)}),
+        digest_of_sums(HERE, "north", {"count": torch.zeros(3)}),
     ]
     assert len(set(said)) == len(said)
     assert digest_of_report(HERE, "north", VECTOR.astype(">f4")) == said[0]
     both = {"a": torch.ones(1), "b": torch.zeros(1)}
     backwards = dict(reversed(both.items()))
-    assert digest_of_evaluation(HERE, "north", both) == digest_of_evaluation(HERE, "north", backwards)
+    assert digest_of_sums(HERE, "north", both) == digest_of_sums(HERE, "north", backwards)

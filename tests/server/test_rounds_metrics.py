@@ -7,8 +7,8 @@ import torch
 from flwr.app import Message, MessageType
 from torch import Tensor
 
-from federation.messages import write_evaluation
-from federation.orders import EvaluateReport
+from federation.messages import write_sums
+from federation.orders import SumsReport
 from server.records import RunResult
 from server.rounds import Setup, run_rounds
 from tests.client_builders import PLAIN, plan
@@ -38,8 +38,8 @@ def measured(answers: dict[int, dict[str, Tensor] | None]) -> RunResult:
         found = answers[node]
         if found is None:
             return [refused(message, "OrderRefused")]
-        made = EvaluateReport(address=order_of(message).address, site=f"site-{node}", sums=found)
-        return [Message(write_evaluation(made), reply_to=message)]
+        made = SumsReport(address=order_of(message).address, site=f"site-{node}", sums=found)
+        return [Message(write_sums(made), reply_to=message)]
 
     return run(answer, PLAIN_METRICS, nodes=len(answers))
 
