@@ -12,7 +12,7 @@ from clients.registers import register_data
 from federation.orders import Order
 from federation.plan import Plan
 from federation.promise import budget
-from privacy.budget import UNSEALED
+from privacy.budget import WHOLE_SITE
 from privacy.entries import Purpose, Reserved
 from privacy.ledger import Ledger, Ticket, now
 from privacy.mechanism import Mechanism
@@ -30,9 +30,10 @@ class Reservation:
 
 @dataclass(slots=True, kw_only=True)
 class Account:
-    """The account of a site's records in its ledger.
+    """Where a site's releases are booked in its ledger.
 
-    data: the sealed data set whose account it is; None: the account of all records that the site never sealed
+    data: the sealed data set that is read, and whose account it is, unless a whole client is the unit; None: records
+          that the site never sealed, which may be any of its own
     """
 
     ledger: Ledger
@@ -53,7 +54,7 @@ class Account:
             register_data(self.data.vault, self.ledger, self.data.facts)
         asked = Reserved(
             time=now(),
-            account=UNSEALED if self.data is None else self.data.facts.fingerprint,
+            account=self._of(plan),
             run=order.address.run,
             round=order.address.round,
             plan=order.address.plan,
@@ -68,6 +69,12 @@ class Account:
         """Notes the SHA-256 of what leaves; returns what the server gets to see of the ledger. Raises as `reserve`."""
         self.ledger.settle(reservation.ticket, report)
         return self.ledger.receipt(reservation.ticket.reserved.run, reservation.known)
+
+    def _of(self, plan: Plan) -> str:
+        """The account of what the plan protects: a client is the whole site, whichever of its data sets is read."""
+        if self.data is None or plan.privacy.unit == "client":
+            return WHOLE_SITE
+        return self.data.facts.fingerprint
 
     def _look_at(self, order: Order) -> tuple[int, dict[str, str]]:
         """How many entries of this ledger the server knows, and which checkpoints of others are newer than before."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from clients.data import Facts
 from federation.tensors import pieces, views
-from privacy.budget import UNSEALED
+from privacy.budget import WHOLE_SITE
 from privacy.entries import DataRegistered
 from privacy.errors import ObjectMissing
 from privacy.ledger import Ledger, now
@@ -35,7 +35,7 @@ def register_data(vault: Vault, ledger: Ledger, facts: Facts) -> None:
     names = ledger.books().names
     if names.get(facts.fingerprint) == facts.name:
         return
-    others = sorted(set(names) - {facts.fingerprint, UNSEALED})
+    others = sorted(set(names) - {facts.fingerprint, WHOLE_SITE})
     mine = _register(vault, facts.fingerprint)
     overlaps = [other for other in others if _overlap(mine, _register(vault, other))]
     ledger.register(

@@ -1,7 +1,9 @@
 """What was spent, by whom, and whether a release may still be made: a ledger's entries, interpreted.
 
 Budgets belong to data sets (accounts), not to runs. Two data sets that share a unit are composed in the worst case:
-what is spent on either counts for both, because that unit may be in both; records that were never sealed may be any.
+what is spent on either counts for both, because that unit may be in both. Records that were never sealed may be any,
+and a client is the site itself: their releases are booked on the whole site, which counts for every data set, and for
+which every data set counts.
 The site's budget and the plan's wish are both held: the stricter wins. Nothing is stored here; every figure comes from
 the accountant.
 """
@@ -18,7 +20,7 @@ from privacy.entries import BudgetSet, DataRegistered, Entry, Reserved
 from privacy.errors import BudgetExhausted, OrderRefused
 from privacy.mechanism import Mechanism
 
-UNSEALED = "unsealed"
+WHOLE_SITE = "site"
 
 
 @dataclass(slots=True)
@@ -69,7 +71,7 @@ class Books:
     by_account: defaultdict[str, Tally] = field(default_factory=lambda: defaultdict(Tally))
     by_run: defaultdict[tuple[str, str], Tally] = field(default_factory=lambda: defaultdict(Tally))
     budgets: dict[str | None, BudgetSet] = field(default_factory=dict)
-    names: dict[str, str] = field(default_factory=lambda: {UNSEALED: "unsealed records"})
+    names: dict[str, str] = field(default_factory=lambda: {WHOLE_SITE: "the whole site"})
     _overlaps: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
 
     def add(self, entry: Entry) -> None:
@@ -92,14 +94,14 @@ class Books:
 
     def alike(self, account: str) -> set[str]:
         """The accounts whose spending counts for this one, itself among them."""
-        if account == UNSEALED:
-            return {UNSEALED, *self.accounts()}
+        if account == WHOLE_SITE:
+            return {WHOLE_SITE, *self.accounts()}
         others = self._overlaps.get(account, set())
-        return {account, *others, UNSEALED} if UNSEALED in self.by_account else {account, *others}
+        return {account, *others, WHOLE_SITE} if WHOLE_SITE in self.by_account else {account, *others}
 
     def accounts(self) -> list[str]:
-        """Every data set that is known, and the unsealed records where something was spent on them."""
-        return sorted({account for account in self.names if account != UNSEALED} | set(self.by_account))
+        """Every data set that is known, and the whole site where something was spent on it."""
+        return sorted({account for account in self.names if account != WHOLE_SITE} | set(self.by_account))
 
     def knows(self, data: DataRegistered) -> bool:
         """Whether nothing that this entry says is new."""

@@ -28,7 +28,7 @@ def _mechanism(value: object) -> object:
 
 Facts: TypeAlias = Annotated[Mechanism, BeforeValidator(_mechanism), PlainSerializer(lambda value: value.facts())]
 Digest: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Account: TypeAlias = Annotated[str, Field(pattern=r"^([0-9a-f]{64}|unsealed)$")]
+Account: TypeAlias = Annotated[str, Field(pattern=r"^([0-9a-f]{64}|site)$")]
 Purpose: TypeAlias = Literal["update", "metrics", "statistics"]
 Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=100)]
 Time: TypeAlias = Annotated[str, Field(max_length=40)]
@@ -61,7 +61,7 @@ class Opened(_Entry):
 class DataRegistered(_Entry):
     """A data set came into the site's hands.
 
-    account:  its fingerprint, or "unsealed" for all records that tasks read from elsewhere
+    account:  its fingerprint
     records:  how many there are
     overlaps: accounts, registered earlier, with which it shares a unit or a record
     """
@@ -95,6 +95,7 @@ class BudgetSet(_Entry):
 class Reserved(_Entry):
     """A release's price, written before a record is read; it counts whether the release happens or not.
 
+    account:   a data set's fingerprint, or "site" where the whole site may be concerned
     run, round, plan: what it is for; `plan` is the plan hash
     purpose:   what is released: "update", "metrics" or "statistics"
     mechanism: None: released without protection, which no epsilon covers

@@ -10,7 +10,7 @@ from federation.orders import digest_of_report, digest_of_sums
 from federation.promise import round_mechanism, rounds_within_budget
 from federation.rows import Rows
 from federation.site_info import SiteInfo
-from privacy.budget import UNSEALED
+from privacy.budget import WHOLE_SITE
 from privacy.entries import Reserved, Settled
 from privacy.errors import (
     BudgetExhausted,
@@ -46,7 +46,7 @@ def spent(ledger: Ledger, mechanism: Mechanism, run: str = "1", round_number: in
     ledger.reserve(
         Reserved(
             time=now(),
-            account=UNSEALED,
+            account=WHOLE_SITE,
             run=run,
             round=round_number,
             plan="a" * 64,
@@ -258,7 +258,7 @@ def test_plain_metrics_that_leave_are_noted_and_cost_no_epsilon() -> None:
     settled = here.ledger.entries()[-1]
     assert isinstance(settled, Settled)
     assert settled.report == digest_of_sums(report.address, "north", report.sums).hex()
-    assert here.ledger.books().spent(UNSEALED).epsilon(1e-5) == 0.0
+    assert here.ledger.books().spent(WHOLE_SITE).epsilon(1e-5) == 0.0
 
 
 def test_plain_metrics_are_noted_before_records_are_read() -> None:

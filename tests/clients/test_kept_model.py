@@ -55,7 +55,7 @@ def a_site(safe: Safe | None, agreed: Plan = AGREED) -> Site:
     if safe is None:
         return Site(task=TASK, info=info, plan=agreed, ledger=ledger_of())
     ledger = safe.ledger()
-    if ledger.books().budget("unsealed") is None:
+    if ledger.books().budget("site") is None:
         ledger.set_budget(read_budget(GENEROUS))
     return Site(task=TASK, info=info, plan=agreed, ledger=ledger, keep=model_keeper(safe))
 
