@@ -58,9 +58,10 @@ class Desk:
         shutil.copyfile(copy, self.path)
 
     def copied(self, name: str) -> Desk:
-        """Another desk with a copy of the file, same keys, no anchor."""
+        """Another desk with a copy of the ledger as it is, same keys, no anchor."""
         copy = self.path.with_name(name)
-        shutil.copyfile(self.path, copy)
+        with closing(SqliteRows(self.path)) as rows:
+            copy.write_bytes(rows.copied())
         return replace(self, path=copy, anchor=None)
 
 
