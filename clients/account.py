@@ -17,7 +17,8 @@ from privacy.entries import Purpose, Reserved
 from privacy.ledger import Ledger, Ticket, now
 from privacy.mechanism import Mechanism
 from privacy.receipts import Receipt
-from privacy.witness import digest_of, newer_views
+from privacy.shown import Shown
+from privacy.witness import digest_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Account:
             LedgerRolledBack: the server knows a newer or another ledger of this site.
             LedgerCorrupt, StorageFailed, StorageBusy, KeyRefused: the ledger can't be relied on.
         """
-        known, newer = self._look_at(order)
+        known, others = self._look_at(order)
         if self.data is not None:
             register_data(self.data.vault, self.ledger, self.data.facts)
         asked = Reserved(
@@ -63,7 +64,7 @@ class Account:
             witnessed=digest_of(order.shown),
         )
         wish = budget(plan) if plan.is_private else None
-        return Reservation(self.ledger.reserve(asked, wish, newer), known)
+        return Reservation(self.ledger.reserve(asked, wish, others), known)
 
     def settle(self, reservation: Reservation, report: bytes) -> Receipt:
         """Notes the SHA-256 of what leaves; returns what the server gets to see of the ledger. Raises as `reserve`."""
@@ -76,9 +77,8 @@ class Account:
             return WHOLE_SITE
         return self.data.facts.fingerprint
 
-    def _look_at(self, order: Order) -> tuple[int, dict[str, str]]:
-        """How many entries of this ledger the server knows, and which checkpoints of others are newer than before."""
+    def _look_at(self, order: Order) -> tuple[int, list[Shown]]:
+        """How many entries of this ledger the server knows, and the checkpoints of others."""
         mine = [shown for shown in order.shown if shown.origin == self.ledger.origin]
         known = max((self.ledger.refuse_rollback(shown.note, "the server") for shown in mine), default=0)
-        others = [shown for shown in order.shown if shown.origin != self.ledger.origin]
-        return known, newer_views(self.ledger.seen(), others)
+        return known, [shown for shown in order.shown if shown.origin != self.ledger.origin]

@@ -32,15 +32,15 @@ def seal_register(vault: Vault, account: str, units: Iterable[bytes], records: I
 
 def register_data(vault: Vault, ledger: Ledger, facts: Facts) -> None:
     """Makes the data set known to the ledger, with the accounts that it overlaps; once."""
-    names = ledger.books().names
-    if names.get(facts.fingerprint) == facts.name:
-        return
-    others = sorted(set(names) - {facts.fingerprint, WHOLE_SITE})
-    mine = _register(vault, facts.fingerprint)
-    overlaps = [other for other in others if _overlap(mine, _register(vault, other))]
-    ledger.register(
-        DataRegistered(time=now(), account=facts.fingerprint, name=facts.name, records=facts.records, overlaps=overlaps)
-    )
+    while (names := ledger.books().names.copy()).get(facts.fingerprint) != facts.name:
+        mine = _register(vault, facts.fingerprint)
+        others = sorted(set(names) - {facts.fingerprint, WHOLE_SITE})
+        overlaps = [other for other in others if _overlap(mine, _register(vault, other))]
+        found = DataRegistered(
+            time=now(), account=facts.fingerprint, name=facts.name, records=facts.records, overlaps=overlaps
+        )
+        if ledger.register(found, others):  # else another process has registered a data set in the meantime
+            return
 
 
 def _overlap(one: Mapping[str, Tensor] | None, other: Mapping[str, Tensor] | None) -> bool:

@@ -6,6 +6,7 @@ Epsilon of a data set counts what overlaps it as well, at the delta of the site'
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 from federation.plan import Plan
@@ -139,7 +140,7 @@ def rounds_left(books: Books, account: str, plan: Plan) -> tuple[int, str]:
         mechanism=round_mechanism(plan) if plan.is_private else None,
         witnessed="0" * 64,
     )
-    wish = wish_of(plan) if plan.is_private else None
+    wish, books = wish_of(plan) if plan.is_private else None, deepcopy(books)
     for number in range(plan.rounds):
         try:
             books.refuse(asked, wish)

@@ -120,7 +120,7 @@ def read_report(content: RecordDict, expected: Expectation) -> TrainReport | Ref
         site=_site_name(facts),
         update=_finite_vector(content, expected.layout.length),
         declared_rows=declared,
-        **_priced(facts, expected.mechanism),
+        **_priced(facts, expected.prices["update"]),
     )
 
 
@@ -145,7 +145,7 @@ def read_sums(content: RecordDict, expected: Expectation, purpose: Purpose) -> S
     if len(arrays) > _MOST_METRICS:
         raise MalformedReport(f"the report holds {len(arrays)} sums; {_MOST_METRICS} are the most")
     sums = {name: torch.from_numpy(_sums(name, array)) for name, array in arrays.items()}
-    priced = _priced(facts, expected.mechanism)
+    priced = _priced(facts, expected.prices[purpose])
     return SumsReport(address=expected.address, site=_site_name(facts), purpose=purpose, sums=sums, **priced)
 
 

@@ -110,12 +110,12 @@ class Refusal:
 class Expectation:
     """What the server holds a report against.
 
-    mechanism: of what is reported, an update or sums; None: it is exact
+    prices: the mechanism that the run's plan asks for, for each purpose that it has; None: the release is exact
     """
 
     address: Address
     layout: Layout
-    mechanism: Mechanism | None
+    prices: Mapping[Purpose, Mechanism | None]
 
 
 def digest_of_report(address: Address, site: str, update: NDArray[np.float32]) -> bytes:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from federation.plan import Plan
+from federation.statistics import bound
+from federation.task import Task
 from privacy.accountant import Budget, calibrate, epsilon
+from privacy.entries import Purpose
 from privacy.mechanism import Mechanism
 
 METRICS_BOUND = (
@@ -86,6 +89,20 @@ def statistics_mechanism(plan: Plan, bound: float) -> Mechanism | None:
         max_grad_norm=bound,
         unit=plan.privacy.unit,
     )
+
+
+def prices(plan: Plan, task: Task) -> dict[Purpose, Mechanism | None]:
+    """The mechanism of each purpose for which a run of this plan releases anything; None: it is exact.
+
+    Raises:
+        PlanInvalid: no noise is enough for its epsilon.
+    """
+    found: dict[Purpose, Mechanism | None] = {"update": round_mechanism(plan) if plan.is_private else None}
+    if plan.metrics != "none":
+        found["metrics"] = metrics_mechanism(plan)
+    if plan.statistics != "none":
+        found["statistics"] = statistics_mechanism(plan, bound(task.statistics))
+    return found
 
 
 def run_releases(plan: Plan, rounds: int) -> list[Mechanism]:

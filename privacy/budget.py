@@ -130,48 +130,55 @@ class Books:
             OrderRefused: no budget is set, or what is asked is not allowed, or can't be priced with what was spent.
             BudgetExhausted: with what was spent, asked and left.
         """
-        name = self.names.get(asked.account, asked.account[:16])
-        budget = self.budget(asked.account)
-        if budget is None:
+        name = self._called(asked.account)
+        if self.budget(asked.account) is None:
             raise OrderRefused(
                 f"no budget is set for data set {name!r}: `fedseal ledger budget set --epsilon E --delta D` at the site"
             )
-        self._refuse_kind(asked, budget, name)
+        alike = sorted(self.alike(asked.account), key=lambda account: (account != asked.account, account))
+        for account in alike:  # a unit of the one may be in any of the others, whose own budgets hold as well
+            self._refuse_kind(asked, account)
         if asked.mechanism is None:
             return
-        for account in sorted(self.alike(asked.account)):
-            limit = self.budget(account)
-            if limit is not None:
-                called = self.names.get(account, account[:16])
-                self._hold(
-                    f"data set {called!r}, for ever", self.spent(account), asked.mechanism, limit.epsilon, limit.delta
-                )
-        in_run = self.spent_in(asked.account, asked.run)
-        if budget.per_run is not None:
-            self._hold(f"data set {name!r}, a run", in_run, asked.mechanism, budget.per_run, budget.delta)
-        if budget.per_round is not None:
-            self._hold(f"data set {name!r}, a release", Tally(), asked.mechanism, budget.per_round, budget.delta)
+        for account in alike:
+            self._refuse_beyond(asked, asked.mechanism, account)
         if wish is not None:
+            in_run = self.spent_in(asked.account, asked.run)
             self._hold("the plan, its run", in_run, asked.mechanism, wish.epsilon, wish.delta)
 
-    def _refuse_kind(self, asked: Reserved, budget: BudgetSet, name: str) -> None:
+    def _refuse_kind(self, asked: Reserved, account: str) -> None:
         kind = asked.mechanism.unit if asked.mechanism else "plain-metrics" if asked.purpose == "metrics" else "none"
-        if kind not in budget.allow:
+        budget, name = self.budget(account), self._called(account)
+        if budget is not None and kind not in budget.allow:
             raise OrderRefused(
                 f"this site's budget does not allow {kind!r} for data set {name!r}, only {', '.join(budget.allow)}; "
                 "its engineer may allow it with `fedseal ledger budget set --allow`"
             )
-        others = self.spent(asked.account).units - {kind}
+        others = self.spent(account).units - {kind}
         if asked.mechanism is not None and others:
             raise OrderRefused(
                 f"the account of data set {name!r} counts in units of {', '.join(sorted(others))}: a release in units "
                 f"of {kind} has no common epsilon with it; ask for a plan with that privacy.unit"
             )
 
+    def _refuse_beyond(self, asked: Reserved, mechanism: Mechanism, account: str) -> None:
+        budget, name = self.budget(account), self._called(account)
+        if budget is None:
+            return
+        self._hold(f"data set {name!r}, for ever", self.spent(account), mechanism, budget.epsilon, budget.delta)
+        if budget.per_run is not None:
+            in_run = self.spent_in(account, asked.run)
+            self._hold(f"data set {name!r}, a run", in_run, mechanism, budget.per_run, budget.delta)
+        if budget.per_round is not None:
+            self._hold(f"data set {name!r}, a release", Tally(), mechanism, budget.per_round, budget.delta)
+
+    def _called(self, account: str) -> str:
+        return self.names.get(account, account[:16])
+
     @staticmethod
     def _hold(whose: str, spent: Tally, asked: Mechanism, limit: float, delta: float) -> None:
         after = spent.epsilon(delta, asked)
-        if after > limit:
+        if not after <= limit:  # what is no number is refused as well
             before = spent.epsilon(delta)
             raise BudgetExhausted(
                 f"budget of {whose}: epsilon {limit:g} at delta {delta:g}; spent {before:.4f} in {spent.releases} "

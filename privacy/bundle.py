@@ -60,14 +60,14 @@ def read_bundle(path: Path) -> Bundle:
         inner = json.loads(body)
         if inner["format"] != 1:
             raise ValueError
-        identity_text, receipt_text = str(inner["identity"]), str(inner["receipt"])
+        identity_text, receipt_text, signed = str(inner["identity"]), str(inner["receipt"]), body.encode()
     except OSError as error:
         raise DataInvalid(f"{path} can't be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
         raise DataInvalid(f"{path} is no auditor bundle of FedSeal, or was cut") from None
     identity = PublicIdentity.from_json(identity_text)
-    identity.verify(signature, _PURPOSE, body.encode())
-    receipt = Receipt.from_json(receipt_text)
+    identity.verify(signature, _PURPOSE, signed)
+    receipt = Receipt.from_json(receipt_text, _LARGEST_BYTES)
     if receipt.verifying != identity.verifying:
         raise IdentityRefused(f"{path}: the ledger in it is not signed by {identity.name}'s key")
     shown, entries = judged(receipt, None)

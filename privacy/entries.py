@@ -14,7 +14,7 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, TypeAdapter
 
 from privacy.errors import LedgerCorrupt, MechanismUnsound
 from privacy.mechanism import Mechanism
@@ -143,11 +143,12 @@ def read_entry(body: bytes) -> Entry:
     """
     try:
         entry = _ENTRIES.validate_json(body)
-    except (ValidationError, MechanismUnsound):
+        spelled = entry.to_bytes()
+    except (ValueError, MechanismUnsound):  # ValueError: pydantic's, or a number too long to be written
         raise LedgerCorrupt(
             "an entry is of a kind that this version of FedSeal does not know, or was changed"
         ) from None
-    if entry.to_bytes() != body:
+    if spelled != body:
         raise LedgerCorrupt("an entry is not in its one spelling: it was not written by FedSeal")
     return entry
 

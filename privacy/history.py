@@ -46,11 +46,12 @@ class History:
         """Takes in one more entry, whose row is `plain`.
 
         Raises:
-            LedgerCorrupt: the ledger is another's.
+            LedgerCorrupt: the ledger is another's, or it settles what was not reserved before.
         """
         if not self.entries or isinstance(entry, Opened):
             self._refuse_other_owner(entry)
         if isinstance(entry, Settled):
+            self._refuse_unreserved(entry)
             self.settled.add(entry.reserve)
         self._tree.append(leaf_hash(commitment(plain)))
         self.books.add(entry)
@@ -110,6 +111,11 @@ class History:
         if isinstance(entry, Settled):
             entry = self.entries[entry.reserve]
         return entry.run if isinstance(entry, Reserved) else None
+
+    def _refuse_unreserved(self, entry: Settled) -> None:
+        reserved = entry.reserve < len(self) and isinstance(self.entries[entry.reserve], Reserved)
+        if not reserved or entry.reserve in self.settled:
+            raise LedgerCorrupt(f"entry {len(self)} settles no open reserve: {REMEDY}")
 
     def _refuse_other_owner(self, entry: Entry) -> None:
         mine = isinstance(entry, Opened) and (entry.site, entry.verifying) == (self.site, self.verifying)

@@ -14,17 +14,16 @@ never be begun anew beside an identity that has reported, and never write under 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import RLock
-from types import MappingProxyType
 
 from privacy import files
 from privacy.accountant import Budget
-from privacy.budget import Books
+from privacy.budget import WHOLE_SITE, Books
 from privacy.entries import SALT_BYTES, BudgetSet, DataRegistered, Entry, Opened, Reserved, Rotated, Settled
 from privacy.errors import CheckpointInvalid, IdentityRefused, LedgerCorrupt, LedgerRolledBack, OrderRefused
 from privacy.history import REMEDY, History
@@ -35,6 +34,7 @@ from privacy.notes import Checkpoint, signed
 from privacy.receipts import Receipt
 from privacy.row_seal import opened_row, sealed_row
 from privacy.shown import Shown, checked, origin_of
+from privacy.witness import newer_views
 
 SCOPE = "ledger"
 
@@ -64,6 +64,7 @@ class Ledger:
         self._rows, self._keyring, self._signer, self._anchor = rows, keyring, signer, anchor
         self._lock = RLock()
         self._newest: tuple[Checkpoint, str] | None = None
+        self._durable: Checkpoint | None = None
         self._forget()
 
     @staticmethod
@@ -72,26 +73,26 @@ class Ledger:
         ledger = Ledger(rows, keyring, signer)
         ledger._epoch = keyring.current(SCOPE)
         with rows.changing():
-            if rows.head():
+            if rows.head() or any(True for _ in rows.since(0)):
                 raise LedgerCorrupt("a ledger is there already: it is never begun anew")
             ledger._append(Opened(time=now(), site=signer.name, verifying=signer.verifying.hex()))
         return ledger
 
-    def reserve(
-        self, asked: Reserved, wish: Budget | None = None, newer: Mapping[str, str] = MappingProxyType({})
-    ) -> Ticket:
+    def reserve(self, asked: Reserved, wish: Budget | None = None, shown: Iterable[Shown] = ()) -> Ticket:
         """Writes the price of a release before the release may touch data.
 
         Durable when it returns: a crash afterwards leaves the release counted in full.
 
         wish:  the plan's own budget of one run, held beside the site's
-        newer: signed checkpoints of other ledgers, by origin, that were shown with the order: remembered as well
+        shown: signed checkpoints of other ledgers that came with the order: the newer ones are remembered as well
 
         Raises:
-            BudgetExhausted, OrderRefused: it may not be made, or was made before; nothing was written.
+            BudgetExhausted, OrderRefused: it may not be made, or was made before, or what is shown contradicts what was
+                shown before; nothing was written.
             LedgerCorrupt, LedgerRolledBack, StorageFailed, StorageBusy, KeyRefused: the ledger can't be relied on.
         """
         with self._changing() as history:
+            newer = newer_views(self._rows.seen(), shown)
             history.refuse_repeated(asked)
             history.books.refuse(asked, wish)
             self._append(asked)
@@ -100,22 +101,25 @@ class Ledger:
             return Ticket(len(history) - 1, asked)
 
     def settle(self, ticket: Ticket, report: bytes) -> None:
-        """Notes what left the site for a reserve: SHA-256 of it. The price stays.
-
-        Raises:
-            OrderRefused: the reserve is settled already.
-            LedgerCorrupt and others: as `reserve`.
-        """
+        """Notes what left the site for a reserve: SHA-256 of it. The price stays. Raises as `reserve`."""
         with self._changing() as history:
             if ticket.index in history.settled:
                 raise OrderRefused(f"round {ticket.reserved.round} was answered before: a ticket is used once")
+            if history.entries[ticket.index : ticket.index + 1] != [ticket.reserved]:
+                raise OrderRefused(f"round {ticket.reserved.round} is not reserved in this ledger, or no more")
             self._append(Settled(time=now(), reserve=ticket.index, report=report.hex()))
 
-    def register(self, data: DataRegistered) -> None:
-        """Notes a data set and what it overlaps with; what is known already is not noted again."""
+    def register(self, data: DataRegistered, compared: Collection[str]) -> bool:
+        """Notes a data set and what it overlaps with; what is known already is not noted again.
+
+        compared: the accounts among which its overlaps were looked for; False: there are others by now, look again
+        """
         with self._changing() as history:
+            if not history.books.names.keys() <= {data.account, WHOLE_SITE, *compared}:
+                return False
             if not history.books.knows(data):
                 self._append(data)
+            return True
 
     def set_budget(self, budget: BudgetSet) -> None:
         """From now on this budget counts."""
@@ -124,8 +128,10 @@ class Ledger:
 
     def reseal(self) -> None:
         """Seals every row under the keyring's current epoch; no commitment changes."""
+        self._keyring.reload()
         epoch = self._keyring.current(SCOPE)
         with self._changing() as history:
+            self._touched = True
             for index, plain in enumerate(history.rows):
                 self._rows.write(index, sealed_row(self._keyring, epoch, f"entry {index}", plain))
             self._epoch = epoch
@@ -155,6 +161,15 @@ class Ledger:
         with self._reading() as history:
             return self._signed(history)
 
+    def anchor_at(self, path: Path) -> None:
+        """Writes the newest signed checkpoint into a file; two processes never leave the older one there.
+
+        Raises as `entries`.
+        """
+        with self._lock, self._rows.changing():
+            self._replay()
+            files.replace(path, self._signed(self._history).encode())
+
     def refuse_rollback(self, note: str, holder: str) -> int:
         """Passes a checkpoint of this ledger that it has grown from; returns how many entries it counts.
 
@@ -183,9 +198,7 @@ class Ledger:
     def _forget(self) -> None:
         verifying = self._signer.verifying.hex()
         self._history = History(origin=self.origin, site=self._signer.name, verifying=verifying)
-        self._epoch = 0
-        self._held = (b"", 0)
-        self._renewed = self._rows.renewed
+        self._epoch, self._held, self._touched, self._renewed = 0, (b"", 0), False, self._rows.renewed
 
     @contextmanager
     def _reading(self) -> Iterator[History]:
@@ -199,17 +212,20 @@ class Ledger:
             try:
                 with self._rows.changing():
                     self._replay()
+                    self._touched = False
                     yield self._history
             except BaseException:
-                self._forget()  # what the block added is not on the disk
+                if self._touched:
+                    self._forget()  # what the block added is not on the disk
                 raise
+            self._durable = self._history.checkpoint()
             if self._anchor is not None:
-                with self._rows.changing():  # so that two processes never leave the older checkpoint there
-                    self._replay()
-                    files.replace(self._anchor, self._signed(self._history).encode())
+                self.anchor_at(self._anchor)
 
     def _replay(self) -> None:
         """Takes in the rows that others have added, and holds the whole to its checkpoint and the anchor."""
+        # Before the first row is read: what another process adds later may be in the anchor, but not in what is read.
+        anchored = None if self._anchor is None else self._anchored(self._anchor)
         if self._renewed != self._rows.renewed:
             self._forget()
         try:
@@ -219,14 +235,18 @@ class Ledger:
                 self._epoch, plain = opened_row(self._keyring, f"entry {index}", sealed)
                 self._history.read(plain)
             self._refuse_other_head()
-            if self._anchor is not None:
-                self._history.refuse_rolled_back(self._anchored(self._anchor), f"the anchor {self._anchor}")
+            if anchored is not None:
+                self._history.refuse_rolled_back(anchored, f"the anchor {self._anchor}")
+            if self._durable is not None:
+                self._history.refuse_rolled_back(self._durable, "this process")
+            self._durable = self._history.checkpoint()
         except BaseException:
             self._forget()
             raise
 
     def _append(self, entry: Entry) -> None:
         """Writes an entry under the key of the newest row: a keyring in memory may be older than a rotation."""
+        self._touched = True
         index, plain = len(self._history), os.urandom(SALT_BYTES) + entry.to_bytes()
         self._rows.write(index, sealed_row(self._keyring, self._epoch, f"entry {index}", plain))
         self._history.take(entry, plain)

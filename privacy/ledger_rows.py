@@ -5,7 +5,8 @@ they may be believed, is for `privacy/ledger.py`. A row is sealed bytes under a 
 sealed head (how many there are, and their root), changed in the same transaction, and the newest checkpoint seen of
 each other site.
 
-Must never create a file when it opens one, never cut a tail, and never go on with a connection that has failed.
+Must never create a file when it opens one, never cut a tail, and never go on with a connection that has failed, that a
+parent process opened, or whose file is no longer the one under its name.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Protocol
 from privacy.errors import LedgerCorrupt, StorageBusy, StorageFailed
 
 _BUSY_SECONDS = 60.0
+_INHERITED: list[sqlite3.Connection] = []  # never closed, never used
 _SCHEMA = """
 CREATE TABLE entry (i INTEGER PRIMARY KEY, sealed BLOB NOT NULL) STRICT;
 CREATE TABLE head (id INTEGER PRIMARY KEY CHECK (id = 0), sealed BLOB NOT NULL) STRICT;
@@ -120,6 +122,7 @@ class SqliteRows:
         self.renewed = 0
         self._lock = RLock()
         self._open: sqlite3.Connection | None = None
+        self._opened_as: tuple[int, int, int] | None = None
 
     @staticmethod
     def create(path: Path) -> SqliteRows:
@@ -147,20 +150,22 @@ class SqliteRows:
             yield
 
     def since(self, start: int) -> Iterator[tuple[int, bytes]]:
-        yield from self._connection.execute("SELECT i, sealed FROM entry WHERE i >= ? ORDER BY i", (start,))
+        for number, sealed in self._connection.execute("SELECT i, sealed FROM entry WHERE i >= ? ORDER BY i", (start,)):
+            yield number, self._sealed(sealed)
 
     def write(self, number: int, sealed: bytes) -> None:
         self._connection.execute("INSERT OR REPLACE INTO entry VALUES (?, ?)", (number, sealed))
 
     def head(self) -> bytes:
         found = self._connection.execute("SELECT sealed FROM head").fetchone()
-        return found[0] if found else b""
+        return self._sealed(found[0]) if found else b""
 
     def set_head(self, sealed: bytes) -> None:
         self._connection.execute("INSERT OR REPLACE INTO head VALUES (0, ?)", (sealed,))
 
     def seen(self) -> dict[str, str]:
-        return dict(self._connection.execute("SELECT origin, note FROM seen").fetchall())
+        found = self._connection.execute("SELECT origin, note FROM seen").fetchall()
+        return {str(origin): str(note) for origin, note in found}
 
     def set_seen(self, origin: str, note: str) -> None:
         self._connection.execute("INSERT OR REPLACE INTO seen VALUES (?, ?)", (origin, note))
@@ -168,6 +173,7 @@ class SqliteRows:
     def copied(self) -> bytes:
         """The whole file as it is between two changes, for a backup; needs no key."""
         with self._lock, self._told(), closing(sqlite3.connect(":memory:")) as copy:
+            self._let_go_of_another()
             self._connection.backup(copy)
             return copy.serialize()
 
@@ -182,14 +188,42 @@ class SqliteRows:
     @property
     def _connection(self) -> sqlite3.Connection:
         if self._open is None:
-            if not self.path.is_file():
-                raise LedgerCorrupt(f"{self.path} is missing: a ledger is never begun anew; restore a backup")
+            self._opened_as = self._identity()
             self._open = _connected(self.path)
         return self._open
+
+    def _sealed(self, found: object) -> bytes:
+        if not isinstance(found, bytes):
+            raise LedgerCorrupt(f"{self.path} is damaged: a row holds no sealed bytes; restore a backup")
+        return found
+
+    def _identity(self) -> tuple[int, int, int]:
+        """The process and the file, by device and number."""
+        try:
+            found = self.path.stat()
+        except FileNotFoundError:
+            raise LedgerCorrupt(f"{self.path} is missing: a ledger is never begun anew; restore a backup") from None
+        except OSError as error:
+            raise StorageFailed(f"{self.path} can't be read: {error.strerror}") from None
+        return os.getpid(), found.st_dev, found.st_ino
+
+    def _let_go_of_another(self) -> None:
+        """Gives up a connection of before a fork, which holds no lock here, or to a file that was put aside."""
+        if self._open is None:
+            return
+        now = self._identity()
+        if now == self._opened_as:
+            return
+        if self._opened_as is not None and self._opened_as[0] != now[0]:
+            _INHERITED.append(self._open)  # closing it would touch the parent's locks and log
+            self._open = None
+        self.close()
+        self.renewed += 1
 
     @contextmanager
     def _block(self, begin: str) -> Iterator[None]:
         with self._lock, self._told():
+            self._let_go_of_another()
             self._connection.execute(begin)
             try:
                 yield
@@ -205,12 +239,13 @@ class SqliteRows:
         """SQLite's errors in our words; the connection is given up, because a failed sync can't be repeated."""
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where an error's own text is damaged
             self.close()
             self.renewed += 1
-            if error.sqlite_errorcode in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the module's own errors have none
+            if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                 raise StorageBusy(f"{self.path} is being changed by another process: try again") from None
-            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+            if isinstance(error, sqlite3.OperationalError) and code != sqlite3.SQLITE_ERROR:
                 raise StorageFailed(f"{self.path}: {error}; nothing was changed. Mend the disk and try again") from None
             raise LedgerCorrupt(f"{self.path} is damaged, or no ledger ({error}): restore a backup") from None
 
@@ -223,6 +258,10 @@ def _connected(path: Path) -> sqlite3.Connection:
         isolation_level=None,
         check_same_thread=False,
     )
-    for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "journal_mode = WAL", "synchronous = FULL"):
-        connection.execute(f"PRAGMA {pragma}")
+    try:
+        for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "journal_mode = WAL", "synchronous = FULL"):
+            connection.execute(f"PRAGMA {pragma}")
+    except BaseException:
+        connection.close()
+        raise
     return connection

@@ -68,14 +68,16 @@ class Receipt:
         )
 
     @staticmethod
-    def from_json(text: str) -> Receipt:
+    def from_json(text: str, largest: int = _LARGEST_BYTES) -> Receipt:
         """The receipt that `to_json` wrote.
+
+        largest: characters that are read; a longer text is refused
 
         Raises:
             MalformedReceipt: the text holds none.
         """
         try:
-            if len(text) > _LARGEST_BYTES:
+            if len(text) > largest:
                 raise ValueError
             found = json.loads(text)
             return Receipt(
@@ -87,7 +89,7 @@ class Receipt:
                     for index, row, proof in found["revealed"]
                 ),
             )
-        except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
+        except (ValueError, OverflowError, KeyError, TypeError, RecursionError, binascii.Error):
             raise MalformedReceipt("the site's receipt can't be read") from None
 
 

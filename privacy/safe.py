@@ -201,7 +201,7 @@ class Safe:
             settings = _read(self.folder).model_copy(update={"anchor": path.absolute()})
             ledger = Ledger(SqliteRows(self.folder / LEDGER), self.vault.keyring, self.identity().signer())
             files.make_folder(path.parent)
-            files.replace(path, ledger.checkpoint().encode())
+            ledger.anchor_at(path)
             files.replace(self.folder / _SETTINGS, _toml(settings).encode())
 
     def _sweep_keyrings(self) -> None:

@@ -48,4 +48,9 @@ def checked(shown: Shown) -> Checkpoint:
     """
     if shown.origin != origin_of(site_of(shown.origin), shown.verifying):
         raise IdentityRefused(f"the ledger {shown.origin[:200]!r} is not of the key that it is shown with")
-    return opened(shown.note, shown.origin, shown.verifying)
+    try:
+        return opened(shown.note, shown.origin, shown.verifying)
+    except ValueError:
+        raise IdentityRefused(
+            f"no key of that length, or ledger of that name, can sign: {shown.origin[:200]!r}"
+        ) from None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 
-from privacy.errors import CheckpointInvalid, IdentityRefused, OrderRefused
+from privacy.errors import CheckpointInvalid, IdentityRefused, LedgerCorrupt, OrderRefused
 from privacy.notes import Checkpoint
 from privacy.sealing import context
 from privacy.shown import Shown, checked
@@ -28,6 +28,7 @@ def newer_views(seen: Mapping[str, str], shown: Iterable[Shown]) -> dict[str, st
 
     Raises:
         OrderRefused: one is older than, or contradicts, what was shown before, or is not signed as it must be.
+        LedgerCorrupt: what was seen before is not what was noted.
     """
     newer: dict[str, str] = {}
     for each in shown:
@@ -39,7 +40,7 @@ def newer_views(seen: Mapping[str, str], shown: Iterable[Shown]) -> dict[str, st
         if before is None:
             newer[each.origin] = each.note
             continue
-        known = Checkpoint.parse(before.partition("\n\n")[0] + "\n")
+        known = _remembered(Shown(verifying=each.verifying, note=before), each.origin)
         if found.size < known.size:
             raise OrderRefused(
                 f"the server shows {found.size} entries of the ledger {each.origin}, but showed {known.size} before: "
@@ -54,3 +55,14 @@ def newer_views(seen: Mapping[str, str], shown: Iterable[Shown]) -> dict[str, st
         if found.size > known.size:
             newer[each.origin] = each.note
     return newer
+
+
+def _remembered(shown: Shown, origin: str) -> Checkpoint:
+    try:
+        if shown.origin != origin:
+            raise IdentityRefused
+        return checked(shown)
+    except (IdentityRefused, CheckpointInvalid):
+        raise LedgerCorrupt(
+            f"what this ledger remembers of the ledger {origin} was changed: restore the newest backup"
+        ) from None

@@ -58,7 +58,7 @@ class Admission:
         if isinstance(report, Refusal):
             return report
         self.answered.add(node)
-        return Admitted(report, self.witness.judge(node, report, self.asked[node]))
+        return Admitted(report, self.witness.judge(node, report, self.asked[node], self.expected))
 
     def _refuse_stranger(self, node: int, reply: Message) -> None:
         if reply.has_error():

@@ -24,12 +24,11 @@ from federation.messages import payload_bytes, shown_with, write_order
 from federation.orders import Address, Expectation, Order, Refusal, SumsReport, TrainReport
 from federation.plan import Plan
 from federation.private_metrics import private_figures
-from federation.promise import metrics_mechanism, round_mechanism, statistics_mechanism
+from federation.promise import prices
 from federation.seeding import first_model
 from federation.task import Task
 from privacy.entries import Purpose
 from privacy.errors import ReportRefused, RunFailed
-from privacy.mechanism import Mechanism
 from server.admission import Admission, Admitted
 from server.aggregation import Aggregate, aggregate
 from server.cohort import cohort
@@ -127,8 +126,7 @@ class _Run:
         self._exchange = Exchange(grid=grid, deadline_seconds=setup.plan.cohort.deadline_seconds)
         self._layout, vector = initial_vector(setup.task, setup.plan.seed)
         self._state = ServerState.start(vector, setup.plan.aggregation)
-        self._mechanism = round_mechanism(setup.plan) if setup.plan.is_private else None
-        self._metrics = metrics_mechanism(setup.plan)
+        self._prices = prices(setup.plan, setup.task)
         self._statistics: tuple[float, ...] = ()
         self._roster = Roster(setup.plan)
 
@@ -159,9 +157,8 @@ class _Run:
         if not wanted:
             return
         asked = list(self._exchange.nodes(self._plan.cohort.quorum))
-        mechanism = statistics_mechanism(self._plan, statistics.bound(wanted))
         tally = _Tally(total=aggregate(self._plan.aggregation, self._layout.length))
-        pool = self._pooled(self._admission(0, asked, mechanism), "statistics", tally)
+        pool = self._pooled(self._admission(0, asked), "statistics", tally)
         sums = pool.result().get("statistics")
         if pool.sites < self._plan.cohort.quorum or sums is None or sums.shape != (statistics.width(wanted),):
             reasons = "; ".join(f"{each.site}: {each.reason}" for each in tally.refused[:3])
@@ -215,7 +212,7 @@ class _Run:
         )
 
     def _train(self, number: int, asked: list[int], tally: _Tally) -> None:
-        admission = self._admission(number, asked, self._mechanism)
+        admission = self._admission(number, asked)
         replies = self._replies(admission, self._state.vector, MessageType.TRAIN, tally)
         for node, admitted in self._admitted(self._watched(number, len(asked), replies), admission.admit, tally):
             name, weight = self._roster.took_part(node, admitted)
@@ -274,12 +271,13 @@ class _Run:
         return {}, "none"
 
     def _reported_figures(self, number: int, asked: list[int], tally: _Tally) -> Mapping[str, float]:
-        pool = self._pooled(self._admission(number, asked, self._metrics), "metrics", tally)
+        pool = self._pooled(self._admission(number, asked), "metrics", tally)
         sums = pool.result()
         if not sums:
             return {}
-        if self._metrics is not None:
-            return private_figures(sums, pool.sites, self._plan, self._metrics)
+        mechanism = self._prices["metrics"]
+        if mechanism is not None:
+            return private_figures(sums, pool.sites, self._plan, mechanism)
         try:
             return self._setup.task.figures(sums)
         except Exception:  # the sums are what sites say: nonsense from most of them must not end the run
@@ -304,8 +302,8 @@ class _Run:
     def _address(self, number: int) -> Address:
         return Address(run=self.id, round=number, plan=self._plan.digest, layout=self._layout.digest)
 
-    def _admission(self, number: int, asked: list[int], mechanism: Mechanism | None) -> Admission:
-        expected = Expectation(address=self._address(number), layout=self._layout, mechanism=mechanism)
+    def _admission(self, number: int, asked: list[int]) -> Admission:
+        expected = Expectation(address=self._address(number), layout=self._layout, prices=self._prices)
         witness = self._setup.witness
         return Admission(expected=expected, witness=witness, asked=witness.shown_to(asked))
 

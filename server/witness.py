@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from federation.orders import Address, SumsReport, TrainReport
+from federation.orders import Address, Expectation, SumsReport, TrainReport
 from privacy import files
 from privacy.entries import Entry, Reserved, Settled
 from privacy.errors import FedSealError, MalformedReceipt, RunFailed, StaleLedger, WrongReserve
@@ -35,10 +35,13 @@ class Witness:
     _shown: dict[str, Shown] = field(default_factory=dict)
     _ledgers: dict[str, str] = field(default_factory=dict)
     _of_node: dict[int, str] = field(default_factory=dict)
+    _unclaimed: dict[str, list[Reserved]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for shown in self._read():
+        for shown, node in self._read():
             self._remember(shown)
+            if node is not None:
+                self._of_node[node] = shown.origin
 
     def shown_to(self, nodes: Iterable[int]) -> dict[int, tuple[Shown, ...]]:
         """The checkpoints for each site's order: of all sites, or in large federations its own and its neighbours'."""
@@ -50,7 +53,9 @@ class Witness:
         starts = {node: places.get(self._of_node.get(node, ""), 0) for node in nodes}
         return {node: ring[start : start + _NEIGHBOURS + 1] for node, start in starts.items()}
 
-    def judge(self, node: int, report: TrainReport | SumsReport, shown: tuple[Shown, ...]) -> tuple[Reserved, ...]:
+    def judge(
+        self, node: int, report: TrainReport | SumsReport, shown: tuple[Shown, ...], expected: Expectation
+    ) -> tuple[Reserved, ...]:
         """The reserves that the site's ledger shows since the last time, this report's among them.
 
         shown: what the site's order showed
@@ -63,11 +68,22 @@ class Witness:
         receipt = report.receipt
         found = Shown(verifying=receipt.verifying, note=receipt.note)
         self._refuse_other_ledger(node, found)
-        _, entries = judged(receipt, self._shown.get(found.origin))
-        self._remember(found)
         self._of_node[node] = found.origin
+        last = self._shown.get(found.origin)
+        if last is not None and last not in shown:
+            raise MalformedReceipt(
+                "the site's order did not show what the server knows of the site's ledger, so the site could not prove "
+                "that it grew from it; its next order will"
+            )
+        _, entries = judged(receipt, last)
+        self._remember(found)
+        in_run = [
+            entry for entry in entries.values() if isinstance(entry, Reserved) and entry.run == report.address.run
+        ]
+        _refuse_other_mechanism(expected, in_run)
+        self._unclaimed.setdefault(found.origin, []).extend(in_run)  # spent, whatever becomes of this report
         _refuse_wrong_reserve(report, entries, digest_of(shown))
-        return tuple(entry for entry in entries.values() if isinstance(entry, Reserved))
+        return tuple(self._unclaimed.pop(found.origin))
 
     def save(self) -> None:
         """Makes the memory durable, where it has a file.
@@ -76,24 +92,33 @@ class Witness:
             StorageFailed: the disk refused.
         """
         if self.path is not None:
-            lines = [{"verifying": shown.verifying.hex(), "note": shown.note} for shown in self._shown.values()]
+            for each, _ in self._read():  # another run of this server may have seen more in the meantime
+                known = self._shown.get(each.origin)
+                if known is None or checked(known).size < checked(each).size:
+                    self._remember(each)
+            nodes = {origin: node for node, origin in self._of_node.items()}
+            lines = [
+                {"verifying": shown.verifying.hex(), "note": shown.note, "node": nodes.get(shown.origin)}
+                for shown in self._shown.values()
+            ]
             files.make_folder(self.path.parent)
             files.replace(self.path, json.dumps(lines, indent=1).encode())
 
-    def _read(self) -> list[Shown]:
+    def _read(self) -> list[tuple[Shown, int | None]]:
+        """Each checkpoint, and the node that showed it, where it is known: a hint only."""
         if self.path is None or not self.path.exists():
             return []
         try:
             found = json.loads(self.path.read_bytes())
-            shown = [Shown(verifying=bytes.fromhex(line["verifying"]), note=line["note"]) for line in found]
-            for each in shown:
+            lines = [(Shown(verifying=bytes.fromhex(line["verifying"]), note=line["note"]), line) for line in found]
+            for each, _ in lines:
                 checked(each)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, FedSealError):
+            return [(each, None if line.get("node") is None else int(line["node"])) for each, line in lines]
+        except (OSError, ValueError, OverflowError, KeyError, TypeError, AttributeError, RecursionError, FedSealError):
             raise RunFailed(
                 f"{self.path} can't be read: it is the server's memory of what the sites' ledgers showed, without "
                 "which a ledger that was put back would not be noticed; restore it from a backup"
             ) from None
-        return shown
 
     def _remember(self, shown: Shown) -> None:
         self._shown[shown.origin] = shown
@@ -111,6 +136,16 @@ class Witness:
                     f"the site shows the ledger {found.origin}, but showed {before} before: a ledger is never begun "
                     "anew. If its keys were lost, the federation decides what that site may still spend"
                 )
+
+
+def _refuse_other_mechanism(expected: Expectation, in_run: Iterable[Reserved]) -> None:
+    """Of this run the server counts what its plan asks for, and prices nothing else that a site makes up."""
+    for reserved in in_run:
+        if reserved.purpose not in expected.prices or reserved.mechanism != expected.prices[reserved.purpose]:
+            raise WrongReserve(
+                f"the site's ledger reserved {reserved.mechanism} for {reserved.purpose}, but the plan asks for "
+                f"{expected.prices.get(reserved.purpose)}"
+            )
 
 
 def _refuse_wrong_reserve(report: TrainReport | SumsReport, entries: Mapping[int, Entry], witnessed: str) -> None:

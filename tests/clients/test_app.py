@@ -49,7 +49,9 @@ def answers(
 
 def read(reply: Message, task: Task, agreed: Plan, number: int = 1) -> TrainReport | Refusal:
     asked = order(task, agreed, number)
-    expected = Expectation(address=asked.address, layout=Layout.of(task.model()), mechanism=round_mechanism(agreed))
+    expected = Expectation(
+        address=asked.address, layout=Layout.of(task.model()), prices={"update": round_mechanism(agreed)}
+    )
     return read_report(reply.content, expected)
 
 

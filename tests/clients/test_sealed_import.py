@@ -19,7 +19,8 @@ from federation.tensors import views
 from privacy.errors import DataInvalid, FedSealError, StorageFailed
 from privacy.safe import Safe
 from privacy.vault import Label, Vault
-from simulations.sealed_sites import sealed_records
+from simulations.sealed_sites import sealed_site, throw_away_safes
+from tests.client_builders import PRIVATE, plan
 from tests.clients.data_builders import (
     Batch,
     again,
@@ -380,12 +381,15 @@ def test_each_import_has_a_serial_of_its_own(tmp_path: Path) -> None:
 
 
 def test_what_a_simulated_site_leaves_nobody_can_read(tmp_path: Path) -> None:
-    data = sealed_records(tmp_path, "site-0", SEVEN)
+    data, ledger = sealed_site(throw_away_safes(tmp_path)("site-0"), SEVEN, plan(PRIVATE))
     assert same(data.read(), SEVEN)
     assert same(data.take(torch.tensor([5, 1])), SEVEN.take(torch.tensor([5, 1])))
     assert data.facts.columns == ("x", "y")
     lying = on_disk(tmp_path)
-    assert {name.split(".")[0] for name in lying} == {"site-0/data-set", "site-0/rows", "site-0/identity"}
+    assert {name.split(".")[0] for name in lying} == {
+        f"site-0/{kind}" for kind in ("data-set", "rows", "register", "identity")
+    }
+    assert ledger.books().accounts() == [data.facts.fingerprint]  # in memory only
     assert not any(SEVEN["x"][row].numpy().tobytes() in held for held in lying.values() for row in range(7))
     with pytest.raises(FedSealError):
         Vault(tmp_path / "site-0", vault_in(tmp_path).keyring).open(Label("rows", "records", 0))

@@ -22,6 +22,7 @@ from clients.sealing import seal_rows
 from clients.site_options import site_folder
 from federation.checkpoints import Checkpoint, keep
 from privacy import files
+from privacy.budget import WHOLE_SITE
 from privacy.errors import FedSealError, WrongKeyFile, WrongPassphrase
 from privacy.passphrases import nobody_to_ask
 from privacy.safe import Safe
@@ -125,6 +126,21 @@ def test_init_with_a_key_file_makes_both_and_says_what_comes_next(here: Path) ->
     assert safe.public_identity().fingerprint in said
     assert stat.S_IMODE((here / "usb/k").stat().st_mode) == 0o600
     assert stat.S_IMODE((here / "north").stat().st_mode) == 0o700
+
+
+def test_init_sets_a_budget_and_says_it(here: Path) -> None:
+    assert "its budget: epsilon 10 at delta 1e-05 for ever" in done("init", "north", "--key-file", "k")
+    budget = Safe.unlock(here / "north", nobody).ledger().books().budget(WHOLE_SITE)
+    assert budget is not None
+    assert (budget.epsilon, budget.delta, budget.allow) == (10.0, 1e-5, ["record", "group", "client"])
+    said = done("init", "south", "--key-file", "k", "--epsilon", "2.5", "--delta", "1e-6")
+    assert "its budget: epsilon 2.5 at delta 1e-06 for ever" in said
+
+
+@pytest.mark.parametrize("budget", [("--epsilon", "0"), ("--delta", "0"), ("--delta", "1"), ("--epsilon", "inf")])
+def test_init_refuses_what_can_be_no_budget_and_makes_nothing(here: Path, budget: tuple[str, str]) -> None:
+    assert f"budget: {budget[0][2:]}: " in refused("init", "north", "--key-file", "k", *budget)
+    assert not (here / "north").exists()
 
 
 def test_init_takes_a_key_file_that_is_there_and_leaves_it_as_it_is(here: Path) -> None:
@@ -536,7 +552,7 @@ def test_shredding_what_is_not_there_is_refused_and_says_what_is(north: Safe, na
 def test_verify_says_that_all_is_well(north: Safe) -> None:
     with north.changing() as vault:
         keep(vault, "hearts-17", 1, Checkpoint(model={}, state={}, notes={}))
-    assert "good  all 7 sealed objects of north open and are whole" in done("verify")
+    assert "good  all 8 sealed objects of north open and are whole" in done("verify")
 
 
 @pytest.mark.parametrize("damage", ["a flipped byte", "a missing shard", "swapped shards"])
@@ -555,7 +571,7 @@ def test_verify_names_what_does_not_open_and_exits_with_one(north: Safe, damage:
     bad = ["rows/heart/0", "rows/heart/1"] if damage == "swapped shards" else ["rows/heart/0"]
     assert said.status == 1
     assert re.findall(r"^bad +(\S+):", said.out, re.MULTILINE) == bad
-    assert f"{len(bad)} of 6 sealed objects do not open: restore a backup" in said.err
+    assert f"{len(bad)} of 7 sealed objects do not open: restore a backup" in said.err
     assert "Traceback" not in said.err
 
 
@@ -600,7 +616,7 @@ def test_a_backup_restores_into_a_new_folder(north: Safe, here: Path) -> None:
     assert "sealed as it is" in done("backup", "usb/north.tar", "--site", "north")
     assert "restored site north into again: every object opens" in done("restore", "usb/north.tar", "again")
     assert on_disk(here / "again") == on_disk(north.folder)
-    assert "all 6 sealed objects" in done("verify", "--site", "again")
+    assert "all 7 sealed objects" in done("verify", "--site", "again")
 
 
 def test_backups_and_restores_that_would_overwrite_something_are_refused(north: Safe, here: Path) -> None:

@@ -139,13 +139,15 @@ class Desk:
         (self.app / "task.py").write_text(_TASK.replace("HIDDEN", str(hidden)), encoding="utf-8")
 
     def needles(self) -> dict[str, bytes]:
-        """The marks, and the key of the key file."""
+        """The marks, the key of the key file, and how every entry of a ledger says its kind."""
         found = {
             **disk_search.values_in_any_form("record", self.cells),
             **disk_search.text_in_any_form("unit", self.person),
             **disk_search.values_in_any_form("weight", self.weights),
             **disk_search.key_in_any_form("key file", base64.b64decode(self.key.read_bytes().split()[1])),
         }
+        for kind in ("open", "data", "budget", "reserve", "settle"):
+            found |= disk_search.text_in_any_form(f"ledger's {kind}", f'"kind":"{kind}"')
         for place, cell in enumerate(self.cells):
             found |= disk_search.repeated_in_any_form(f"cell {place}", cell)
         return found

@@ -12,13 +12,19 @@ import pytest
 from federation_processes import FederationProcesses
 from sklearn.datasets import load_wine
 
+from clients.budgets import read_budget
 from federation.model_files import read_model
 from federation.new_app import write_app
 from federation.reading import app_config, read_plan
 from federation.rows import split
 from federation.site_info import SiteInfo
 from federation.task import load_task
+from privacy.entries import Reserved, Settled
+from privacy.key_stores import KeyFileStore
+from privacy.ledger import Ledger
 from privacy.passphrases import nobody_to_ask
+from privacy.safe import Safe
+from privacy.unlocking import KeyFileSettings
 from simulations.simulate import Options, public_size, simulate
 
 pytestmark = [
@@ -119,6 +125,7 @@ def hospitals(biopsies: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
                 "declared-rows": public_size(len(train)),
                 "simulation-seed": SEED,
                 "data-folder": str(data),
+                "safe": str(safe_with_budget(folder / info.name).folder),
             }
         )
     write_wines(folder / "data-0" / "records.csv")
@@ -160,6 +167,9 @@ def test_real_processes_train_the_model_that_one_process_trains(
     for name, tensor in wanted.items():
         np.testing.assert_allclose(trained[name], tensor, rtol=0, atol=1e-6, err_msg=name)
     assert "round finished round=2 answered=2 of=2" in run.shown
+    assert [released(federation, index, facts["run"]) for index in range(SITES)] == [["update", "update"]] * SITES
+    known = {line["note"] for line in json.loads((federation.runs / "ledgers.json").read_text(encoding="utf-8"))}
+    assert known == {ledger_of(federation, index).checkpoint() for index in range(SITES)}
 
 
 def test_broken_site_is_left_out_and_its_records_stay_at_home(federation: FederationProcesses, wines: Path) -> None:
@@ -173,6 +183,12 @@ def test_broken_site_is_left_out_and_its_records_stay_at_home(federation: Federa
     assert record["figures_source"] == "plain sums from sites"
     assert record["figures"] == pytest.approx(figures_of_first_site(federation, wines, written), abs=1e-6)
     assert not files_that_hold(SECRET_CELL, federation.folder)
+    run_id = read_json(written / "run.json")["run"]
+    assert released(federation, 0, run_id) == ["update", "metrics"]
+    # Counted before a record is read; its last ones stay open for ever.
+    assert released(federation, 1, run_id) == ["update", "metrics"]
+    assert open_releases(federation, 0) == []
+    assert open_releases(federation, 1) == [run_id, run_id]
 
 
 def figures_of_first_site(federation: FederationProcesses, app: Path, written: Path) -> dict[str, float]:
@@ -184,6 +200,32 @@ def figures_of_first_site(federation: FederationProcesses, app: Path, written: P
     model = read_model(written, nobody_to_ask).module(task)
     figures: dict[str, float] = task.figures(task.metrics(model, task.prepare(test)))
     return figures
+
+
+def safe_with_budget(folder: Path) -> Safe:
+    """A site's safe, locked by a key file, whose ledger allows what the two apps ask for."""
+    key_file = folder.parent / "keys" / f"{folder.name}.key"
+    KeyFileStore.create(key_file)
+    safe = Safe.create(folder, folder.name, KeyFileSettings(path=key_file), nobody_to_ask)
+    safe.ledger().set_budget(read_budget({"epsilon": 50.0, "delta": 1e-5, "allow": ["record", "plain-metrics"]}))
+    return safe
+
+
+def ledger_of(federation: FederationProcesses, index: int) -> Ledger:
+    return Safe.unlock(Path(str(federation.sites[index]["safe"])), nobody_to_ask).ledger()
+
+
+def released(federation: FederationProcesses, index: int, run: str) -> list[str]:
+    """What a site's ledger counts in a run, oldest first."""
+    entries = ledger_of(federation, index).entries()
+    return [entry.purpose for entry in entries if isinstance(entry, Reserved) and entry.run == run]
+
+
+def open_releases(federation: FederationProcesses, index: int) -> list[str]:
+    """The runs of releases that were reserved and never settled."""
+    entries = ledger_of(federation, index).entries()
+    settled = {entry.reserve for entry in entries if isinstance(entry, Settled)}
+    return [entry.run for number, entry in enumerate(entries) if isinstance(entry, Reserved) and number not in settled]
 
 
 def files_that_hold(secret: str, folder: Path) -> list[Path]:

@@ -23,12 +23,14 @@ from marked_desk import Desk, keys_of
 from safetensors.numpy import load_file
 
 from federation.model_files import StoredModel, read_model
+from privacy.entries import BudgetSet
 from privacy.passphrases import nobody_to_ask
 from privacy.safe import Safe
 
 pytestmark = pytest.mark.e2e
 
 IMPORT = ("--as", "heart", "--unit-column", "patient_id", "--label-column", "outcome", "--site")
+BUDGET = BudgetSet(time="", account=None, epsilon=8.0, delta=1e-5, per_run=None, per_round=None, allow=["record"])
 STANDING_STILL = ("--set", "training.learning_rate=1e-30")  # float32 weights stay as they are marked, noise and all
 
 
@@ -39,6 +41,10 @@ def desk(tmp_path: Path) -> Desk:
 
 def safe_keys(folder: Path) -> dict[str, bytes]:
     return keys_of(Safe.unlock(folder, nobody_to_ask).vault.keyring)
+
+
+def keys_by_safe(folder: Path) -> dict[str, bytes]:
+    return {f"{folder.name}'s {label}": key for label, key in safe_keys(folder).items()}
 
 
 def weights_of(model: StoredModel) -> list[float]:
@@ -55,8 +61,11 @@ def test_after_a_whole_run_nothing_is_on_the_disk_in_the_clear(desk: Desk) -> No
     desk.write_app(hidden=8)
     desk.fedseal("site", "init", "north", "--key-file", desk.key)
     desk.fedseal("site", "import", table, *IMPORT, desk.site)
-    desk.fedseal(*desk.simulation(), "--rounds", "3")
-    needles = {**safe_keys(desk.site), **safe_keys(desk.run / "vault")}
+    desk.fedseal(*desk.simulation("--no-export", "--keep-sites"), "--rounds", "3")
+    safes = [desk.site, desk.run / "vault", desk.run / "sites" / "site-0", desk.run / "sites" / "site-1"]
+    needles = {label: needle for safe in safes for label, needle in keys_by_safe(safe).items()}
+    kept = Safe.unlock(safes[2], nobody_to_ask).ledger().entries()
+    assert [entry.kind for entry in kept] == ["open", "budget", "data", *["reserve", "settle"] * 3]
     for number in (2, 3):
         weights = weights_of(read_model(desk.run, nobody_to_ask, number))
         assert len(weights) == 8 * 8 + 2
@@ -165,8 +174,9 @@ def test_a_model_that_is_exported_is_found_and_nothing_else_is(desk: Desk) -> No
         lambda desk, path: path.write_text(" ".join(map(str, np.array(desk.weights, np.float32)))),
         lambda desk, path: path.write_bytes(desk.key.read_bytes()),
         lambda desk, path: path.with_name(f"{desk.person}.txt").touch(),
+        lambda _, path: path.write_bytes(BUDGET.to_bytes()),
     ],
-    ids=["csv", "float32", "float64", "columns", "npz", "torch", "json", "printed", "key", "name"],
+    ids=["csv", "float32", "float64", "columns", "npz", "torch", "json", "printed", "key", "name", "ledger"],
 )
 def test_a_mark_in_any_form_is_found(desk: Desk, write: Callable[[Desk, Path], object]) -> None:
     assert desk.found() == []

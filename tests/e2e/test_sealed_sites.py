@@ -18,6 +18,7 @@ from federation.new_app import write_app
 from federation.reading import app_config, read_plan
 from federation.rows import split
 from federation.task import load_task
+from privacy.entries import Reserved
 from privacy.passphrases import from_file, nobody_to_ask
 from privacy.safe import Safe
 from simulations.simulate import Options, public_size, simulate
@@ -97,6 +98,8 @@ def test_sealed_sites_train_the_model_that_one_process_trains_on_the_same_record
     assert trained.keys() == wanted.keys()
     for name, tensor in wanted.items():
         np.testing.assert_allclose(trained[name], tensor, rtol=0, atol=1e-6, err_msg=name)
+    for index in range(2):
+        assert counted(safes / f"vineyard-{index}", passphrase) == [1, 2]
     kept = read_model(safes / "vineyard-1", from_file(passphrase))
     assert kept.notes["round"] == "2"
     assert not files_that_hold_a_record(vineyards.folder.parent)
@@ -104,6 +107,13 @@ def test_sealed_sites_train_the_model_that_one_process_trains_on_the_same_record
 
 def opened(folder: Path, passphrase: Path) -> DataSet:
     return DataSet.open(Safe.unlock(folder, from_file(passphrase)).vault, "wines")
+
+
+def counted(folder: Path, passphrase: Path) -> list[int]:
+    """The rounds that a site's ledger counts for its data set."""
+    account = opened(folder, passphrase).facts.fingerprint
+    entries = Safe.unlock(folder, from_file(passphrase)).ledger().entries()
+    return [entry.round for entry in entries if isinstance(entry, Reserved) and entry.account == account]
 
 
 def fedseal(folder: Path, command: str) -> None:

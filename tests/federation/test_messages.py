@@ -51,7 +51,7 @@ from tests.client_builders import ledger_of
 LAYOUT = Layout(names=("weight", "bias"), shapes=((2,), (1,)))
 HERE = Address(run="77", round=3, plan="a" * 64, layout=LAYOUT.digest)
 MECHANISM = Mechanism(noise_multiplier=1.5, sample_rate=0.25, steps=4, max_grad_norm=1.0)
-EXPECTED = Expectation(address=HERE, layout=LAYOUT, mechanism=MECHANISM)
+EXPECTED = Expectation(address=HERE, layout=LAYOUT, prices={"update": MECHANISM})
 STYPE = "fedseal.little-endian"
 VECTOR = np.array([1.0, -2.5, 3e-8], dtype=np.float32)
 RECEIPT = ledger_of().reveal([0, 1])
@@ -264,7 +264,7 @@ def test_an_order_arrives_bit_for_bit(vector: np.ndarray, round_number: int, coh
 @settings(deadline=None, max_examples=40)
 def test_a_report_arrives_bit_for_bit(update: np.ndarray, seeded: bool, rows: int, mechanism: Mechanism | None) -> None:
     sent = report(update=update, seeded=seeded, declared_rows=rows, mechanism=mechanism)
-    arrived = read_report(write_report(sent), Expectation(address=HERE, layout=LAYOUT, mechanism=mechanism))
+    arrived = read_report(write_report(sent), Expectation(address=HERE, layout=LAYOUT, prices={"update": mechanism}))
     assert isinstance(arrived, TrainReport)
     assert arrived.update.tobytes() == update.tobytes()
     assert (arrived.seeded, arrived.declared_rows, arrived.mechanism, arrived.site) == (

@@ -100,7 +100,7 @@ def test_a_receipt_arrives_whole() -> None:
         seeded=True,
         receipt=ledger_of().reveal([0, 1]),
     )
-    arrived = read_report(write_report(sent), Expectation(address=HERE, layout=LAYOUT, mechanism=None))
+    arrived = read_report(write_report(sent), Expectation(address=HERE, layout=LAYOUT, prices={"update": None}))
     assert isinstance(arrived, TrainReport)
     assert arrived.receipt == sent.receipt
     newest, entries = judged(arrived.receipt, None)

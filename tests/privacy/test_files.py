@@ -228,12 +228,15 @@ def test_only_the_owner_may_enter_or_read_whatever_the_umask_is(tmp_path: Path) 
     try:
         safe = safe_in(tmp_path / "home/site")
         modes = []
+        ledger = safe.ledger()
         with safe.changing() as vault, vault.sealing(ROWS) as sealer:
             sealer.write(b"half")
+            ledger.reseal()
             modes = [(path.is_dir(), path.stat().st_mode) for path in (tmp_path / "home").rglob("*")]
     finally:
         os.umask(umask)
-    assert len(modes) == 10  # keys and its file, site, objects, lock, settings, keyring, both identities, a draft
+    # keys and its file, site, objects, lock, settings, keyring, both identities, a draft, the ledger's three files
+    assert len(modes) == 13
     for folder, mode in modes:
         assert stat.S_IMODE(mode) == (0o700 if folder else 0o600)
     assert stat.S_IMODE((tmp_path / "home").stat().st_mode) == 0o700

@@ -48,6 +48,7 @@ from tests.privacy.vault_builders import (
 
 OWN = Label("identity", "own")
 HEART = Label("rows", "heart", 0)
+FILES = ["identity.json", "keyring-1", "ledger.db", "objects", "safe.toml"]
 
 
 def test_a_new_safe_opens_with_its_key_and_knows_who_it_is(tmp_path: Path) -> None:
@@ -58,7 +59,7 @@ def test_a_new_safe_opens_with_its_key_and_knows_who_it_is(tmp_path: Path) -> No
     assert safe.identity().to_secret() == made.identity().to_secret()
     assert safe.identity().public() == safe.public_identity() == made.public_identity()
     assert safe.public_identity().name == "clinic-1"
-    assert sorted(path.name for path in safe.folder.iterdir()) == ["identity.json", "keyring-1", "objects", "safe.toml"]
+    assert sorted(path.name for path in safe.folder.iterdir()) == FILES
     assert [path.name for path in (tmp_path / "home").iterdir() if path.name.startswith(".")] == []
 
 
@@ -193,7 +194,8 @@ def test_a_safe_is_changed_by_one_process_at_a_time(tmp_path: Path) -> None:
         assert two.identity().public() == one.public_identity()  # reading needs no lock
         vault.seal(HEART, [b"rows"])
     with two.changing() as vault:
-        assert vault.keyring.begin("data/lung") == 3  # and not 2 again: what the other process did is read first
+        # 1 is the identity's and 2 the ledger's; and not 3 again: what the other process did is read first
+        assert vault.keyring.begin("data/lung") == 4
     assert unlocked(one.folder).vault.open(HEART) == b"rows"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from privacy.entries import BudgetSet, Opened, Rotated
 from privacy.errors import EpochRetired, WrongKeyFile
 from privacy.key_stores import KeyFileStore
 from privacy.keys import KeyRing
@@ -28,6 +29,7 @@ from tests.privacy.vault_builders import (
 
 OWN = Label("identity", "own")
 HEART = Label("rows", "heart", 0)
+BUDGET = BudgetSet(time="", account=None, epsilon=8.0, delta=1e-5, per_run=None, per_round=None, allow=["record"])
 
 
 def copied(original: Path, number: int) -> Path:
@@ -47,7 +49,11 @@ def test_a_safe_whose_making_was_killed_is_whole_or_not_there_and_can_be_made_ag
         safe = unlocked(folder)
         assert safe.identity().public() == safe.public_identity()
         assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
-        assert sorted(path.name for path in folder.iterdir()) == ["identity.json", "keyring-1", "objects", "safe.toml"]
+        files = ["identity.json", "keyring-1", "ledger.db", "objects", "safe.toml"]
+        assert sorted(path.name for path in folder.iterdir()) == files
+        (first,) = safe.ledger().entries()
+        assert isinstance(first, Opened)
+        assert (first.site, first.verifying) == ("own", safe.public_identity().verifying.hex())
         assert drafts(folder) == []
         shutil.rmtree(folder)
     assert whole == 1  # killed after the rename, before the last sync
@@ -88,6 +94,8 @@ def test_a_change_of_the_lock_killed_at_any_act_leaves_the_old_lock_or_the_new_a
 def test_resealing_killed_at_any_act_loses_no_object_and_goes_on(tmp_path: Path) -> None:
     original = safe_in(tmp_path / "site")
     held = fill(original)
+    original.ledger().set_budget(BUDGET)
+    entries = original.ledger().entries()
 
     def resealing(number: int) -> Callable[[], Any]:
         safe = unlocked(copied(original.folder, number))
@@ -98,14 +106,19 @@ def test_resealing_killed_at_any_act_loses_no_object_and_goes_on(tmp_path: Path)
         folder = tmp_path / f"site-{number}"
         safe = unlocked(folder)
         assert opened(safe.vault) == held
+        assert safe.ledger().entries()[:2] == entries
         assert list(safe.reseal()) == safe.vault.list() == sorted([*held, OWN])
         again = unlocked(folder)
         assert opened(again.vault) == held
+        first, second, *rotated = again.ledger().entries()
+        assert (first, second) == entries
+        assert {type(entry) for entry in rotated} == {Rotated}
         assert again.identity().public() == original.public_identity()
         assert {scope: len(again.vault.keyring.living(scope)) for scope in again.vault.keyring.scopes()} == {
             "data/heart": 1,
             "data/lung": 1,
             "identity": 1,
+            "ledger": 1,
             "model": 1,
         }
         assert drafts(folder) == []

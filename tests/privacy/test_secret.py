@@ -17,6 +17,7 @@ from privacy.errors import FedSealError
 from privacy.identity import Identity
 from privacy.key_stores import KeyFileStore, PassphraseStore
 from privacy.keys import KeyRing
+from privacy.ledger_rows import SqliteRows
 from privacy.safe import Safe
 from privacy.sealing import Sealer
 from privacy.secret import Secret
@@ -61,6 +62,9 @@ def secrets_in(folder: Path) -> Secrets:
         "throw-away keyring": KeyRing.throw_away("own"),
         "rewrapped keyring": ring.rewrapped(folder / "keyring", passphrase_store),
         "identity": identity,
+        "signer": identity.signer(),
+        "ledger": safe.ledger(),
+        "ledger's rows": SqliteRows(safe.folder / "ledger.db"),
         "passphrase store": passphrase_store,
         "key file store": KeyFileStore(folder / "keys/old.key"),
         "sealer": Sealer(key, b"", io.BytesIO().write),
@@ -76,7 +80,7 @@ def secrets_in(folder: Path) -> Secrets:
 
 def test_the_search_finds_a_secret_that_is_shown(tmp_path: Path) -> None:
     secrets = secrets_in(tmp_path)
-    assert len(secrets.values) == 15
+    assert len(secrets.values) == 16
     for value in secrets.values:
         for text in (f"key={value!r}", f"<{value.hex()}>", str({"key": bytearray(value)}), str(list(value))):
             assert secrets.shown_in(text)
