@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,13 +11,14 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from torch import nn
+from torch import Tensor, nn
 
 from clients.account import Account, Reservation
 from federation.layout import Layout
-from federation.messages import read_order, write_refusal, write_report
-from federation.orders import Address, Order, Refusal, TrainReport, digest_of_report
+from federation.messages import read_order, write_refusal, write_report, write_sums
+from federation.orders import Address, Order, Refusal, SumsReport, TrainReport
 from federation.plan import Plan
+from privacy.entries import Purpose
 from privacy.mechanism import Mechanism
 from privacy.receipts import Receipt
 from server.records import Observer, RoundRecord, RunResult
@@ -36,7 +37,7 @@ class Ledgers:
 
     def __init__(self) -> None:
         self._accounts: dict[int, Account] = {}
-        self._receipts: dict[tuple[int, Address], Receipt] = {}
+        self._receipts: dict[tuple[int, Address, Purpose], Receipt] = {}
 
     def open(self) -> None:
         """New sites, which have reported nothing."""
@@ -49,16 +50,15 @@ class Ledgers:
             self._accounts[node] = Account(ledger=ledger_of(f"site-{node}"), data=None)
         return self._accounts[node]
 
-    def reserve(self, node: int, wish: Order, mechanism: Mechanism | None) -> Reservation:
-        return self.account(node).reserve(wish, plan(PLAIN), "update", mechanism)
+    def reserve(self, node: int, wish: Order, mechanism: Mechanism | None, purpose: Purpose = "update") -> Reservation:
+        return self.account(node).reserve(wish, plan(PLAIN), purpose, mechanism)
 
-    def receipt(self, node: int, wish: Order, made: TrainReport) -> Receipt:
+    def receipt(self, node: int, wish: Order, made: TrainReport | SumsReport) -> Receipt:
         """Reserves and settles this report; a second report of one round has the first one's receipt, and no other."""
-        key = node, made.address
+        key = node, made.address, made.purpose
         if key not in self._receipts:
-            reservation = self.reserve(node, replace(wish, address=made.address), made.mechanism)
-            digest = digest_of_report(made.address, made.site, made.update)
-            self._receipts[key] = self.account(node).settle(reservation, digest)
+            reservation = self.reserve(node, replace(wish, address=made.address), made.mechanism, made.purpose)
+            self._receipts[key] = self.account(node).settle(reservation, made.digest)
         return self._receipts[key]
 
 
@@ -135,6 +135,22 @@ def report(message: Message, values: float | list[float] | Vector, **changes: ob
 def sent(message: Message, values: float | list[float] | Vector, **changes: object) -> Message:
     """The reply that carries `report`."""
     return Message(write_report(report(message, values, **changes)), reply_to=message)
+
+
+def sent_sums(message: Message, sums: Mapping[str, Tensor], **changes: object) -> Message:
+    """The reply that carries honest sums on this order, with these changes, which its site's ledger has settled."""
+    node, wish = message.metadata.dst_node_id, order_of(message)
+    made = SumsReport(
+        address=wish.address,
+        site=f"site-{node}",
+        purpose="metrics",
+        sums=sums,
+        mechanism=None,
+        seeded=False,
+        receipt=NO_RECEIPT,
+    )
+    made = replace(made, **changes)  # type: ignore[arg-type]
+    return Message(write_sums(replace(made, receipt=LEDGERS.receipt(node, wish, made))), reply_to=message)
 
 
 def agreeable(node: int, message: Message) -> list[Message]:

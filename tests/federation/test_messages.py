@@ -51,7 +51,7 @@ from tests.client_builders import ledger_of
 LAYOUT = Layout(names=("weight", "bias"), shapes=((2,), (1,)))
 HERE = Address(run="77", round=3, plan="a" * 64, layout=LAYOUT.digest)
 MECHANISM = Mechanism(noise_multiplier=1.5, sample_rate=0.25, steps=4, max_grad_norm=1.0)
-EXPECTED = Expectation(address=HERE, layout=LAYOUT, prices={"update": MECHANISM})
+EXPECTED = Expectation(address=HERE, layout=LAYOUT, prices={"update": MECHANISM, "metrics": None})
 STYPE = "fedseal.little-endian"
 VECTOR = np.array([1.0, -2.5, 3e-8], dtype=np.float32)
 RECEIPT = ledger_of().reveal([0, 1])
@@ -65,7 +65,15 @@ def report(**changes: object) -> TrainReport:
 
 def evaluation(**sums: torch.Tensor) -> SumsReport:
     both = {"count": torch.tensor(4.0, dtype=torch.float64), "bins": torch.tensor([[1.0, 0.0]], dtype=torch.float64)}
-    return SumsReport(address=HERE, site="north", sums=sums or both)
+    return SumsReport(
+        address=HERE,
+        site="north",
+        purpose="metrics",
+        sums=sums or both,
+        mechanism=None,
+        seeded=False,
+        receipt=RECEIPT,
+    )
 
 
 def vector_record(values: object, dtype: str = "float32", stype: str = STYPE, shape: tuple[int, ...] = (3,)) -> Array:
@@ -221,10 +229,10 @@ def test_an_evaluation_is_refused_with(
     name: str, edit: Callable[[RecordDict], None], error: type[ReportRefused]
 ) -> None:
     content = write_sums(evaluation())
-    assert isinstance(read_sums(content, HERE), SumsReport)
+    assert isinstance(read_sums(content, EXPECTED, "metrics"), SumsReport)
     edit(content)
     with pytest.raises(ReportRefused) as refused:
-        read_sums(content, HERE)
+        read_sums(content, EXPECTED, "metrics")
     assert type(refused.value) is error
 
 
@@ -295,7 +303,7 @@ def test_a_site_that_calls_itself_a_novel_is_cut_short() -> None:
 
 def test_metric_sums_arrive_bit_for_bit_in_their_shapes() -> None:
     sent = evaluation()
-    arrived = read_sums(write_sums(sent), HERE)
+    arrived = read_sums(write_sums(sent), EXPECTED, "metrics")
     assert isinstance(arrived, SumsReport)
     assert {name: (tuple(sums.shape), sums.tolist()) for name, sums in arrived.sums.items()} == {
         "count": ((), 4.0),
@@ -327,13 +335,13 @@ def test_an_evaluation_is_refused_whose_sums_hold(name: str, array: Array, error
     content = write_sums(evaluation())
     content["sums"]["count"] = array
     with pytest.raises(ReportRefused) as refused:
-        read_sums(content, HERE)
+        read_sums(content, EXPECTED, "metrics")
     assert type(refused.value) is error
 
 
 def test_the_largest_allowed_metric_is_read() -> None:
     sums = evaluation(bins=torch.ones(2**17, dtype=torch.float64))
-    arrived = read_sums(write_sums(sums), HERE)
+    arrived = read_sums(write_sums(sums), EXPECTED, "metrics")
     assert isinstance(arrived, SumsReport)
     assert arrived.sums["bins"].sum() == 2**17
 
@@ -342,13 +350,13 @@ def test_an_evaluation_without_sums_is_refused() -> None:
     content = write_sums(evaluation())
     del content["sums"]
     with pytest.raises(MissingTensor):
-        read_sums(content, HERE)
+        read_sums(content, EXPECTED, "metrics")
 
 
 def test_a_refusal_arrives_in_place_of_either_report() -> None:
     refusal = Refusal(site="north", error="BudgetExhausted", reason="2.9 is spent")
     assert read_report(write_refusal(refusal), EXPECTED) == refusal
-    assert read_sums(write_refusal(refusal), HERE) == refusal
+    assert read_sums(write_refusal(refusal), EXPECTED, "metrics") == refusal
 
 
 def test_a_refusal_of_garbage_is_cut_short_and_does_no_harm() -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from privacy.accountant import epsilon
+from privacy.budget import WHOLE_SITE
 from privacy.errors import BudgetExhausted, LedgerCorrupt, OrderRefused
 from privacy.ledger import Ledger
 from privacy.ledger_rows import MemoryRows, SqliteRows

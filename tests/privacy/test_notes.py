@@ -491,10 +491,10 @@ def test_public_keys_have_32_bytes(public: bytes) -> None:
         opened(NOTE, NAME, public)
 
 
-def test_a_signature_of_another_key_never_leaves_in_a_note() -> None:
+def test_a_note_that_another_key_signed_does_not_open() -> None:
     for sign in (OTHER.sign, lambda message: KEY.sign(b"signed ledger" + message), lambda message: message[:64]):
-        with pytest.raises(ValueError, match="public key"):
-            signed(CHECKPOINT, NAME, sign, PUBLIC)
+        with pytest.raises((IdentityRefused, CheckpointInvalid)):
+            opened(signed(CHECKPOINT, NAME, sign, PUBLIC), NAME, PUBLIC)
 
 
 @pytest.mark.parametrize("text", ["", "no newline", "a\tb\n", "x" * LONGEST_NOTE_BYTES + "\n"])

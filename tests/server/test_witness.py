@@ -155,6 +155,6 @@ def test_what_a_site_makes_up_beside_its_plan_is_never_priced(north: Member) -> 
     witness = Witness()
     north.ledger.reserve(asked(1, plan=PLAN, mechanism=replace(NOISE, sample_rate=0.5)))
     report = north.report(())
-    with pytest.raises(WrongReserve, match="its report states"):
+    with pytest.raises(WrongReserve, match="the plan asks for"):
         witness.judge(1, report, (), EXPECTED)
     assert [found.round for found in north.answer(witness)] == [2]
