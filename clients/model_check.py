@@ -7,7 +7,8 @@ carries records past clipping and noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 import torch
 from opacus.validators import ModuleValidator
@@ -77,21 +78,33 @@ def refuse_dependent_losses(task: Task, model: nn.Module, rows: Rows) -> None:
     Raises:
         TaskInvalid: a loss differs, so that clipping one record's gradient would not bound its influence.
     """
-    trio = made_up_records(rows)
     was_training = model.training
     model.train()
     try:
-        with torch.no_grad():
-            first, second, third = (
-                _with_the_same_draws(task, model, trio.take(torch.tensor(pair))) for pair in ([0, 1], [0, 2], [2, 1])
-            )
+        own = _each_records_own(partial(record_losses, task, model), rows)
     finally:
         model.train(was_training)
-    if not (_same(first[0], second[0]) and _same(first[1], third[1])):
+    if not own:
         raise TaskInvalid(
             "the task's loss of a record changes with the records beside it, so clipping could not bound what one "
             "record does: return each record's own loss, without normalising over the batch"
         )
+
+
+def refuse_dependent_answers(task: Task, model: nn.Module, rows: Rows) -> None:
+    """Passes a task whose loss and `correct` of a record are the same whatever record stands beside it.
+
+    Tried as `refuse_dependent_losses` tries, on a model in evaluation mode.
+
+    Raises:
+        TaskInvalid: one differs, so that no bound on a record's own vector would bound its influence on the sums.
+    """
+    for what, answers in (("loss", record_losses), ("correct", record_answers)):
+        if not _each_records_own(partial(answers, task, model), rows):
+            raise TaskInvalid(
+                f"the task's {what} of a record changes with the records beside it, so private metrics could not bound "
+                "what one record does: return each record's own, without normalising over or ranking in the batch"
+            )
 
 
 def refuse_shared_gradients(parameters: Iterable[nn.Parameter], records: int) -> None:
@@ -130,6 +143,21 @@ def record_losses(task: Task, model: nn.Module, batch: Rows) -> Tensor:
     return losses
 
 
+def record_answers(task: Task, model: nn.Module, batch: Rows) -> Tensor:
+    """How right the model is about B records, shape (B,).
+
+    Raises:
+        TaskInvalid: the task returned another shape.
+    """
+    answers = task.correct(model, batch)
+    if answers.shape != (len(batch),):
+        raise TaskInvalid(
+            f"the task's correct has shape {tuple(answers.shape)} for a batch of {len(batch)} records: return one "
+            "number a record"
+        )
+    return answers
+
+
 def draws_randomness(model: nn.Module) -> bool:
     """Whether a module of the model draws from torch's global generator in training, as dropout does."""
     return any("drop" in type(module).__name__.lower() for module in model.modules())
@@ -153,9 +181,14 @@ def _trainable_itself(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
 
 
-def _with_the_same_draws(task: Task, model: nn.Module, batch: Rows) -> Tensor:
-    with seeded_torch(0):
-        return record_losses(task, model, batch)
+def _each_records_own(values_of: Callable[[Rows], Tensor], rows: Rows) -> bool:
+    """Whether a record's value, of made-up ones shaped like `rows`, is the same beside each other record."""
+    trio = made_up_records(rows)
+    found = []
+    for pair in ([0, 1], [0, 2], [2, 1]):
+        with torch.no_grad(), seeded_torch(0):
+            found.append(values_of(trio.take(torch.tensor(pair))).double())
+    return _same(found[0][0], found[1][0]) and _same(found[0][1], found[2][1])
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -18,7 +18,7 @@ from clients.account import Account, Reservation
 from clients.data import DataSet
 from clients.declaration import declared_rows, declared_units
 from clients.kept_model import Keep, keep_nothing
-from clients.model_check import refuse_dependent_losses, refuse_model
+from clients.model_check import refuse_dependent_answers, refuse_dependent_losses, refuse_model
 from clients.records import Records
 from clients.training import Protection, Settings, refuse_mixing_layers, train_privately, train_without_privacy
 from clients.whole_update import train_as_one
@@ -47,26 +47,37 @@ class Models(threading.local):
     def __init__(self) -> None:
         self._made_for: tuple[Task, int, HardwareSettings] | None = None
         self._model: nn.Module | None = None
-        self._checked = False
+        self._checked: set[str] = set()
 
     def of(self, task: Task, plan: Plan) -> nn.Module:
         """The thread's model of this task: what travels as last loaded, the rest as the plan's seed drew it."""
         wanted = (task, plan.seed, plan.hardware)
         if self._model is None or self._made_for != wanted:
-            self._made_for, self._model, self._checked = wanted, first_model(task, plan.seed), False
+            self._made_for, self._model, self._checked = wanted, first_model(task, plan.seed), set()
         return self._model
 
-    def check_once(self, task: Task, rows: Rows, hardware: HardwareSettings) -> None:
+    def check_training_once(self, task: Task, rows: Rows, hardware: HardwareSettings) -> None:
         """Tries on made-up records that the model's losses and gradients are each record's own, once for each model.
 
         Raises:
             TaskInvalid, ModelUnsupported: they are not.
         """
         assert self._model is not None
-        if not self._checked:
+        if "training" not in self._checked:
             refuse_dependent_losses(task, self._model, rows)
             refuse_mixing_layers(task, self._model, rows, hardware)
-            self._checked = True
+            self._checked.add("training")
+
+    def check_metrics_once(self, task: Task, rows: Rows) -> None:
+        """Tries on made-up records that what private metrics sum is each record's own, once for each model.
+
+        Raises:
+            TaskInvalid: it is not.
+        """
+        assert self._model is not None
+        if "metrics" not in self._checked:
+            refuse_dependent_answers(task, self._model.eval(), rows)
+            self._checked.add("metrics")
 
     def forget(self) -> None:
         """Lets go of the model; the next one is made afresh."""
@@ -74,7 +85,7 @@ class Models(threading.local):
 
 
 MODELS = Models()
-_BATCH = 8192
+_VALUES_AT_ONCE = 1 << 22  # 32 MiB of float64
 
 
 @dataclass(slots=True, kw_only=True)
@@ -134,6 +145,7 @@ class Site:
         Raises:
             OrderRefused: the order is for another plan, the plan reports no metrics, or the site's budget does not
                 allow exact ones.
+            TaskInvalid: one record could move what private metrics say of another.
             BudgetExhausted: noisy ones would pass the site's budget or the plan's.
             LedgerCorrupt and others: as `train`.
         """
@@ -142,15 +154,17 @@ class Site:
             raise OrderRefused("the plan says metrics = 'none': this site reports no metrics")
         mechanism = metrics_mechanism(self.plan)
         self._learn(order)
+        self._refuse_loose_delta(mechanism)
         account = self._account()
         reservation = account.reserve(order, self.plan, "metrics", mechanism)
-        test, model = self._records.testing(self._device()), self._model(order)
+        task, test, model = self._records.task, self._records.testing(self._device()), self._model(order)
         if mechanism is None:
-            sums = metric_sums(self.task, model.eval(), test)
+            sums = metric_sums(task, model.eval(), test)
         else:
-            self._check(mechanism, test)
+            if mechanism.unit != "client":
+                MODELS.check_metrics_once(task, _one(test))
             stream = self._stream("metrics", order.address.round)
-            sums = noisy_sums(self.task, model.eval(), test, self.plan, mechanism, stream)
+            sums = noisy_sums(task, model.eval(), test, self.plan, mechanism, stream)
         return self._sums_report(order, account, reservation, sums)
 
     def release_statistics(self, order: Order) -> SumsReport:
@@ -158,20 +172,23 @@ class Site:
 
         Raises:
             OrderRefused: the order is for another plan, or plan and task do not both ask for statistics.
-            TaskInvalid: the records have not the columns that the task asks for.
+            TaskInvalid: the records have not the columns that the task asks for, or it asks for too many values.
             BudgetExhausted, LedgerCorrupt and others: as `train`.
         """
         self._refuse(order, range(1))
-        mechanism = statistics_mechanism(self.plan, statistics.bound(self.task.statistics))
-        if mechanism is None or not self.task.statistics:
+        wanted = self.task.statistics
+        mechanism = statistics_mechanism(self.plan, statistics.bound(wanted)) if wanted else None
+        if mechanism is None:
             raise OrderRefused("statistics are released only where the plan and the task both ask for them")
+        width = statistics.width(wanted)
+        self._refuse_loose_delta(mechanism)
         account = self._account()
         reservation = account.reserve(order, self.plan, "statistics", mechanism)
         rows = self._records.raw(torch.device("cpu"))
-        total = UnitSum(mechanism.unit, statistics.width(self.task.statistics))
-        for positions in torch.arange(len(rows)).split(_BATCH):
+        total = UnitSum(mechanism.unit, width)
+        for positions in torch.arange(len(rows)).split(max(1, _VALUES_AT_ONCE // width)):
             batch = rows.take(positions)
-            total.add(statistics.vectors(self.task.statistics, batch), batch.units)
+            total.add(statistics.vectors(wanted, batch), batch.units)
         noisy = noised(total.result(), mechanism, self._stream("statistics", 0))
         return self._sums_report(order, account, reservation, {"statistics": noisy})
 
@@ -225,31 +242,29 @@ class Site:
             return None
         refuse_model(model, self.plan.privacy.unit)
         mechanism = round_mechanism(self.plan)
-        if mechanism.unit != "client":
-            refuse_loose_delta(self.plan, declared_units(self.info, self.plan))
+        self._refuse_loose_delta(mechanism)
         return mechanism
 
+    def _refuse_loose_delta(self, mechanism: Mechanism | None) -> None:
+        if mechanism is not None and mechanism.unit != "client":
+            refuse_loose_delta(self.plan, declared_units(self.info, self.plan))
+
     def _trained(self, model: nn.Module, order: Order, mechanism: Mechanism | None) -> NDArray[np.float32]:
-        rows = self._records.training(self._device())
+        task, rows = self._records.task, self._records.training(self._device())
         settings = Settings(
             training=self.plan.training, hardware=self.plan.hardware, stream=self._stream("round", order.address.round)
         )
         if mechanism is None:
-            return train_without_privacy(self.task, model, rows, settings)
+            return train_without_privacy(task, model, rows, settings)
         if mechanism.unit == "client":
-            return train_as_one(self.task, model, rows, mechanism, settings)
-        self._check(mechanism, rows)
+            return train_as_one(task, model, rows, mechanism, settings)
+        MODELS.check_training_once(task, _one(rows), self.plan.hardware)
         protection = Protection(
             mechanism=mechanism,
             denominator=self.plan.training.sample_rate * declared_units(self.info, self.plan),
             records_per_group=self.plan.privacy.records_per_group,
         )
-        return train_privately(self.task, model, rows, protection, settings)
-
-    def _check(self, mechanism: Mechanism, rows: RowSource) -> None:
-        """What one record does is bounded only where its loss and gradient are its own; a whole client's is anyway."""
-        if mechanism.unit != "client":
-            MODELS.check_once(self.task, rows.take(torch.arange(min(1, len(rows)))), self.plan.hardware)
+        return train_privately(task, model, rows, protection, settings)
 
     def _stream(self, what: str, round_number: int) -> RandomStream:
         seed = self.info.simulation_seed
@@ -262,3 +277,8 @@ class Site:
         if wanted == "auto":
             wanted = "cuda" if torch.cuda.is_available() else "cpu"
         return torch.device(wanted)
+
+
+def _one(rows: RowSource) -> Rows:
+    """A record, or none where there is none: to see what records are shaped like."""
+    return rows.take(torch.arange(min(1, len(rows))))

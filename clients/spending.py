@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from federation.plan import Plan
 from federation.promise import budget as wish_of
-from federation.promise import round_mechanism
-from privacy.budget import Books, Tally
-from privacy.entries import DataRegistered, Entry, Reserved, Settled
+from federation.promise import metrics_mechanism, round_mechanism, statistics_mechanism
+from privacy.budget import WHOLE_SITE, Books, Tally
+from privacy.entries import DataRegistered, Entry, Purpose, Reserved, Settled
 from privacy.errors import BudgetExhausted, DataInvalid
 from privacy.ledger import now
 from privacy.mechanism import Mechanism
@@ -130,23 +130,25 @@ def rounds_left(books: Books, account: str, plan: Plan) -> tuple[int, str]:
     Raises:
         OrderRefused: the budget allows no such plan at all.
     """
-    asked = Reserved(
-        time=now(),
-        account=account,
-        run="what-if",
-        round=1,
-        plan=plan.digest,
-        purpose="update",
-        mechanism=round_mechanism(plan) if plan.is_private else None,
-        witnessed="0" * 64,
-    )
-    wish, books = wish_of(plan) if plan.is_private else None, deepcopy(books)
+    books, wish = deepcopy(books), wish_of(plan) if plan.is_private else None
+    account = WHOLE_SITE if plan.privacy.unit == "client" else account
     for number in range(plan.rounds):
-        try:
-            books.refuse(asked, wish)
-        except BudgetExhausted as error:
-            return number, str(error)
-        books.add(asked)
+        for purpose, mechanism in _releases(plan, number):
+            asked = Reserved(
+                time=now(),
+                account=account,
+                run="what-if",
+                round=number,
+                plan=plan.digest,
+                purpose=purpose,
+                mechanism=mechanism,
+                witnessed="0" * 64,
+            )
+            try:
+                books.refuse(asked, wish)
+            except BudgetExhausted as error:
+                return number, str(error)
+            books.add(asked)
     return plan.rounds, "all planned rounds are covered"
 
 
@@ -156,6 +158,15 @@ def books_of(entries: Sequence[Entry]) -> Books:
     for entry in entries:
         books.add(entry)
     return books
+
+
+def _releases(plan: Plan, finished: int) -> Iterator[tuple[Purpose, Mechanism | None]]:
+    """What the round after so many finished ones releases, and before the first one the statistics."""
+    if plan.statistics == "private" and not finished:
+        yield "statistics", statistics_mechanism(plan, 1.0)
+    yield "update", round_mechanism(plan) if plan.is_private else None
+    if plan.metrics != "none":
+        yield "metrics", metrics_mechanism(plan)
 
 
 def _replayed(entries: Sequence[Entry]) -> Iterator[tuple[int, Entry, Books]]:

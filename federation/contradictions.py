@@ -18,6 +18,7 @@ def refuse_contradictions(plan: Plan) -> None:
         _client_against_weights,
         _client_against_metrics,
         _metrics_without_privacy,
+        _shares_against_updates,
         _robust_against_weights,
         _krum_against_quorum,
         _column_named,
@@ -84,6 +85,16 @@ def _metrics_without_privacy(plan: Plan) -> None:
         raise PlanInvalid(
             "plan: metrics is 'private', but privacy.unit is 'none': the updates give away what the metrics would "
             "hide; set metrics to 'plain', or privacy.unit to what you protect"
+        )
+
+
+def _shares_against_updates(plan: Plan) -> None:
+    privacy = plan.privacy
+    both = plan.metrics == plan.statistics == "private" and privacy.metrics_noise_multiplier is None
+    if both and privacy.metrics_share + privacy.statistics_share >= 1:
+        raise PlanInvalid(
+            f"plan: privacy.metrics_share {privacy.metrics_share:g} and privacy.statistics_share "
+            f"{privacy.statistics_share:g} leave no epsilon for the updates: lower one of them"
         )
 
 

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from federation.groups import without_units
 from federation.plan import Plan
 from federation.rows import Rows, RowSource
 from federation.task import Task
@@ -52,7 +53,7 @@ def bounded_sums(task: Task, model: nn.Module, rows: RowSource, plan: Plan) -> T
         for positions in torch.arange(len(rows)).split(_BATCH):
             batch = rows.take(positions)
             if len(batch):
-                total.add(_contributions(task, model, batch, plan.privacy.loss_bound), batch.units)
+                total.add(_contributions(task, model, without_units(batch), plan.privacy.loss_bound), batch.units)
     return total.result()
 
 

@@ -11,9 +11,8 @@ from privacy.accountant import Budget, calibrate, epsilon
 from privacy.entries import Purpose
 from privacy.mechanism import Mechanism
 
-METRICS_BOUND = (
-    3**0.5
-)  # a unit counts one, is right by at most one, and loses at most one: federation/private_metrics.py
+# A unit counts one, is right by at most one, and loses at most one: federation/private_metrics.py
+METRICS_BOUND = 3**0.5
 
 
 def budget(plan: Plan) -> Budget:

@@ -23,6 +23,8 @@ from torch import Tensor
 from federation.rows import Rows
 from privacy.errors import TaskInvalid
 
+MOST_VALUES = 100_000
+
 _SMALLEST_DEVIATION = 1e-3  # of a column's public range, so that nobody divides by nothing
 
 
@@ -92,8 +94,18 @@ Statistic: TypeAlias = Moments | Histogram
 
 
 def width(statistics: Sequence[Statistic]) -> int:
-    """V: how many values a site releases."""
-    return sum(each.width for each in statistics)
+    """V: how many values a site releases.
+
+    Raises:
+        TaskInvalid: more than a message holds.
+    """
+    found = sum(each.width for each in statistics)
+    if found > MOST_VALUES:
+        raise TaskInvalid(
+            f"the task's statistics have {found:,} values, but {MOST_VALUES:,} are the most: ask for fewer bins or "
+            "columns"
+        )
+    return found
 
 
 def bound(statistics: Sequence[Statistic]) -> float:
@@ -191,8 +203,9 @@ def _range(statistic: Statistic) -> Tensor:
 
 def _refuse_bounds(statistic: Statistic) -> None:
     lower, upper = statistic.lower, statistic.upper
-    fair = len(lower) == len(upper) and len(lower) > 0
+    fair = isinstance(lower, tuple) and isinstance(upper, tuple) and len(lower) == len(upper) > 0
     if not fair or not all(math.isfinite(b - a) and a < b for a, b in zip(lower, upper, strict=False)):
         raise TaskInvalid(
-            f"statistics of field {statistic.field!r}: give one finite lower and one larger upper public bound a column"
+            f"statistics of field {statistic.field!r}: give tuples of one finite lower and one larger upper public "
+            "bound a column"
         )

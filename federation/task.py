@@ -89,7 +89,10 @@ class Task(ABC):
         return classification_sums(model(rows["x"]), rows["y"])
 
     def correct(self, model: nn.Module, rows: Rows) -> Tensor:
-        """How right the model is about each record, in [0, 1], for private metrics: shape (B,)."""
+        """How right the model is about each of B records, in [0, 1], for private metrics: shape (B,).
+
+        Like the loss, it must not depend on the other records.
+        """
         answers: Tensor = model(rows["x"])  # (B, C)
         return (answers.argmax(dim=1) == rows["y"]).double()
 
@@ -98,10 +101,9 @@ class Task(ABC):
         return classification_figures(sums)
 
 
-@lru_cache(maxsize=8)
 def informed(task: Task, values: tuple[float, ...]) -> Task:
     """`task.informed`, the same object each time: thousands of simulated sites share one. Raises as it."""
-    return task.informed(values)
+    return _informed(_Itself(task), values) if values or task.statistics else task
 
 
 def load_task(reference: str, folder: Path | None = None) -> Task:
@@ -141,3 +143,21 @@ def _foreign(module_name: str, folder: Path) -> bool:
     source = getattr(loaded, "__file__", None)
     here = folder / f"{module_name}.py"
     return source is not None and here.exists() and Path(source).resolve() != here.resolve()
+
+
+class _Itself:
+    """A task as a key of a cache: equal to itself alone, whatever its author says of equality and hashes."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.task is self.task
+
+    def __hash__(self) -> int:
+        return id(self.task)
+
+
+@lru_cache(maxsize=8)
+def _informed(key: _Itself, values: tuple[float, ...]) -> Task:
+    return key.task.informed(values)

@@ -32,7 +32,8 @@ class RoundRecord:
                     "noisy sums from sites" (covered), "none"
     epsilon:        spent so far in this run, by site, at the plan's delta; empty without privacy
     seconds:        by phase, wall time at the server
-    bytes_down, bytes_up: model vectors and updates, arrays only
+    bytes_down, bytes_up: model vectors, updates and sums, arrays only; in the first round they include, as seconds and
+                    refused do, the release of statistics before it
     seeded:         whether any site's noise came from a seed
     """
 

@@ -59,7 +59,7 @@ class Roster:
 
     def site_records(self) -> tuple[SiteRecord, ...]:
         """One record for each site heard of, by name."""
-        nodes = sorted({*self._rounds, *self._refusals}, key=self._known_as)
+        nodes = sorted({*self._names, *self._refusals}, key=self._known_as)
         return tuple(
             SiteRecord(
                 site=self._known_as(node),

@@ -26,7 +26,7 @@ from federation.plan import Plan
 from federation.private_metrics import private_figures
 from federation.promise import prices
 from federation.seeding import first_model
-from federation.task import Task
+from federation.task import Task, informed
 from privacy.entries import Purpose
 from privacy.errors import ReportRefused, RunFailed
 from server.admission import Admission, Admitted
@@ -114,6 +114,7 @@ class _Tally:
     bytes_down: int = 0
     bytes_up: int = 0
     seeded: bool = False
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 class _Run:
@@ -127,8 +128,10 @@ class _Run:
         self._layout, vector = initial_vector(setup.task, setup.plan.seed)
         self._state = ServerState.start(vector, setup.plan.aggregation)
         self._prices = prices(setup.plan, setup.task)
+        self._width = statistics.width(setup.task.statistics)
         self._statistics: tuple[float, ...] = ()
         self._roster = Roster(setup.plan)
+        self._next = self._fresh_tally()
 
     def wait_for_quorum(self) -> int:
         quorum = self._plan.cohort.quorum
@@ -143,9 +146,12 @@ class _Run:
     def gather_statistics(self) -> None:
         """Asks every site for the statistics of the task, once, where the plan says so.
 
+        What it took (bytes, refusals, time) counts with the first round.
+
         Raises:
-            RunFailed: plan and task do not agree, or fewer sites than the quorum released them.
+            RunFailed: plan and task do not agree, or fewer sites than the quorum released statistics that can be used.
         """
+        started = time.perf_counter()
         wanted = self._setup.task.statistics
         if bool(wanted) != (self._plan.statistics == "private"):
             raise RunFailed(
@@ -157,16 +163,18 @@ class _Run:
         if not wanted:
             return
         asked = list(self._exchange.nodes(self._plan.cohort.quorum))
-        tally = _Tally(total=aggregate(self._plan.aggregation, self._layout.length))
-        pool = self._pooled(self._admission(0, asked), "statistics", tally)
+        pool = self._pooled(self._admission(0, asked), "statistics", self._next)
         sums = pool.result().get("statistics")
-        if pool.sites < self._plan.cohort.quorum or sums is None or sums.shape != (statistics.width(wanted),):
-            reasons = "; ".join(f"{each.site}: {each.reason}" for each in tally.refused[:3])
+        if pool.sites < self._plan.cohort.quorum or sums is None or sums.shape != (self._width,):
+            reasons = "; ".join(f"{each.site}: {each.reason}" for each in self._next.refused[:3])
             raise RunFailed(
                 f"{pool.sites} sites released their statistics, but the plan's quorum is {self._plan.cohort.quorum}. "
                 f"{reasons}"
             )
+        if not sums.isfinite().all():
+            raise RunFailed("the sum of the sites' statistics is beyond every number: a site sends nonsense")
         self._statistics = tuple(sums.tolist())
+        self._next.seconds["statistics"] = time.perf_counter() - started
         for observer in self._setup.observers:
             observer.statistics_gathered(self._statistics)
 
@@ -177,7 +185,7 @@ class _Run:
             node for node in self._exchange.nodes(self._plan.cohort.quorum) if node not in self._roster.out_of_budget
         ]
         asked = cohort(self._plan, number, able)
-        tally = _Tally(total=aggregate(self._plan.aggregation, self._layout.length))
+        tally, self._next = self._next, self._fresh_tally()
         self._train(number, asked, tally)
         if len(tally.answered) >= self._plan.cohort.quorum:
             self._state = advance(self._state, tally.total.result(), self._plan.aggregation)
@@ -193,7 +201,7 @@ class _Run:
             figures=figures,
             figures_source=source,
             epsilon=self._roster.spending.by_site(),
-            seconds={"train": trained - started, "evaluate": time.perf_counter() - trained},
+            seconds={**tally.seconds, "train": trained - started, "evaluate": time.perf_counter() - trained},
             bytes_down=tally.bytes_down,
             bytes_up=tally.bytes_up,
             seeded=tally.seeded,
@@ -276,10 +284,10 @@ class _Run:
         if not sums:
             return {}
         mechanism = self._prices["metrics"]
-        if mechanism is not None:
-            return private_figures(sums, pool.sites, self._plan, mechanism)
         try:
-            return self._setup.task.figures(sums)
+            if mechanism is not None:
+                return private_figures(sums, pool.sites, self._plan, mechanism)
+            return informed(self._setup.task, self._statistics).figures(sums)
         except Exception:  # the sums are what sites say: nonsense from most of them must not end the run
             _LOG.exception("the task can't read the sites' metrics round=%d", number)
             return {}
@@ -298,6 +306,9 @@ class _Run:
         for node, outvoted in pool.outvoted():
             tally.refused.append(self._roster.failed(node, type(outvoted).__name__, str(outvoted)))
         return pool
+
+    def _fresh_tally(self) -> _Tally:
+        return _Tally(total=aggregate(self._plan.aggregation, self._layout.length))
 
     def _address(self, number: int) -> Address:
         return Address(run=self.id, round=number, plan=self._plan.digest, layout=self._layout.digest)

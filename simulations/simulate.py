@@ -217,7 +217,7 @@ class _Federation:
         if self._prepared_by is not task:
             self._prepared_by, self._held_out = task, task.prepare(self._pooled)
         self._layout.load(self._model, vector)
-        return self._task.figures(metric_sums(self._task, self._model.eval(), self._held_out))
+        return task.figures(metric_sums(task, self._model.eval(), self._held_out))
 
     def _info(self, index: int) -> SiteInfo:
         return SiteInfo.from_node_config(self.node_config(index), self._plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from torch import nn
 
 from federation.rows import Rows
 from federation.site_info import SiteInfo
-from federation.task import Task, load_task
+from federation.statistics import Moments
+from federation.task import Task, informed, load_task
 from privacy.errors import TaskInvalid
 
 SOURCE = """
@@ -123,3 +125,34 @@ def test_the_defaults_change_no_record_and_report_accuracy_first() -> None:
 def test_a_task_without_a_model_or_rows_cannot_be_made() -> None:
     with pytest.raises(TypeError, match="abstract"):
         Task()  # type: ignore[abstract]
+
+
+@dataclass
+class Compared(Task):
+    """A task whose author lets it be compared by value: such an object has no hash."""
+
+    statistics: tuple[Moments, ...] = (Moments(field="x", lower=(0.0,), upper=(1.0,)),)
+
+    def model(self) -> nn.Module:
+        raise NotImplementedError
+
+    def rows(self, site: SiteInfo) -> Rows:
+        raise NotImplementedError
+
+
+def test_a_task_learns_once_for_each_answer_and_stays_as_it_was() -> None:
+    task, twin = Compared(), Compared()
+    known = informed(task, (2.0, 1.0, 1.0))
+    assert known is informed(task, (2.0, 1.0, 1.0))
+    assert known is not informed(twin, (2.0, 1.0, 1.0))
+    assert known.learned is not None
+    assert known.learned.mean("x").tolist() == [0.5]
+    assert task.learned is None
+    assert informed(task, (4.0, 1.0, 1.0)).learned.mean("x").tolist() == [0.25]  # type: ignore[union-attr]
+
+
+def test_a_task_that_asks_for_nothing_is_itself_and_takes_nothing() -> None:
+    task = Compared(statistics=())
+    assert informed(task, ()) is task
+    with pytest.raises(TaskInvalid, match="have 0 values, but 1 came"):
+        informed(task, (1.0,))
