@@ -241,11 +241,17 @@ def restore(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder.")],
     passphrase_fd: PassphraseDescriptor = None,
 ) -> None:
-    """Unpack a backup into a new folder, once every object in it was opened."""
+    """Unpack a backup into a new folder, once every object and every entry of the ledger in it was opened."""
     from clients.backup import restore as unpack
 
-    name = unpack(file, folder, present_passphrase(folder, passphrase_fd))
-    _console().print(f"restored site [bold]{escape(name)}[/] into {escape(str(folder))}: every object opens")
+    name, behind = unpack(file, folder, present_passphrase(folder, passphrase_fd))
+    console = _console()
+    console.print(f"restored site [bold]{escape(name)}[/] into {escape(str(folder))}: every object opens")
+    if behind:
+        console.print(
+            "[yellow]its ledger is older than its anchor, or the anchor is not there:[/] it trains nothing until the "
+            "newest ledger.db is put back, or the anchor's volume is mounted; `fedseal ledger verify` says which"
+        )
 
 
 def _rows(facts: Facts) -> str:

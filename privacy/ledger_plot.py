@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ def draw_spending(path: Path, name: str, spent: Sequence[tuple[int, float]], bud
 
     budget: epsilon and delta
 
+    spent:  epsilon is infinite once something left without privacy
+
     Raises:
         DataInvalid: the file's name ends in neither .png nor .svg.
         StorageFailed: the disk refused.
@@ -28,13 +31,16 @@ def draw_spending(path: Path, name: str, spent: Sequence[tuple[int, float]], bud
         raise DataInvalid(f"{path}: a plot's name ends in {' or '.join(_FORMATS)}")
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.step(*zip((0, 0.0), *spent, strict=True), where="post", label="spent", color="#1f5fa8")
+    bounded = [(release, value) for release, value in spent if math.isfinite(value)]
+    axes.step(*zip((0, 0.0), *bounded, strict=True), where="post", label="spent", color="#1f5fa8")
+    if len(bounded) < len(spent):
+        axes.axvline(spent[len(bounded)][0], color="#b3261e", label="from here on no epsilon holds")
     axes.axhline(budget[0], linestyle="--", color="#b3261e", label=f"budget {budget[0]:g}")
     axes.set(
         title=f"What was spent on {name}",
         xlabel="release",
         ylabel=f"epsilon at delta {budget[1]:g} (add or remove one)",
-        ylim=(0, max(budget[0], *(value for _, value in spent), 0.0) * 1.1),
+        ylim=(0, max(budget[0], *(value for _, value in bounded), 0.0) * 1.1),
         xlim=(0, max((release for release, _ in spent), default=1)),
     )
     axes.legend(loc="lower right")

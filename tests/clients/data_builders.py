@@ -95,6 +95,11 @@ def on_disk(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
+def besides_ledger(folder: Path) -> dict[str, bytes]:
+    """Every file of a safe but its ledger's, of whose rows a backup keeps the content, not the bytes."""
+    return {name: held for name, held in on_disk(folder).items() if not name.startswith("ledger.db")}
+
+
 def objects(vault: Vault, name: str = "heart") -> list[str]:
     """What the vault holds of a data set."""
     return [str(label) for label in vault.list() if label.scope == f"data/{name}"]

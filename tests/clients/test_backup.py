@@ -7,15 +7,17 @@ import io
 import os
 import resource
 import signal
+import sqlite3
 import stat
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from clients.backup import back_up, restore
+from clients.budgets import read_budget
 from clients.data import DataSet
 from clients.verifying import checked
 from privacy import files
@@ -23,6 +25,8 @@ from privacy.errors import (
     DataInvalid,
     FedSealError,
     IdentityRefused,
+    LedgerCorrupt,
+    LedgerRolledBack,
     ObjectDamaged,
     StorageBusy,
     StorageFailed,
@@ -34,7 +38,8 @@ from privacy.passphrases import from_descriptor
 from privacy.safe import Safe, key_settings
 from privacy.secret import Secret
 from privacy.vault import Label
-from tests.clients.data_builders import again, on_disk, patients, pipe, records_a_shard, same, sealed
+from tests.client_builders import GENEROUS
+from tests.clients.data_builders import again, besides_ledger, on_disk, patients, pipe, records_a_shard, same, sealed
 from tests.privacy.disk_builders import never, nth, recorded
 from tests.privacy.vault_builders import CHEAP, Hostage, key_file, nobody, object_file, opened, safe_in
 
@@ -58,15 +63,16 @@ def backed_up(safe: Safe, name: str = "north.tar") -> Path:
 
 def restored(source: Path, folder: Path) -> Safe:
     """The safe that was restored, unlocked as by the next command."""
-    name = restore(source, folder, nobody)
+    name, behind = restore(source, folder, nobody)
     found = Safe.unlock(folder, nobody)
-    assert found.name == name
+    assert (found.name, behind) == (name, False)
     return found
 
 
 def says(safe: Safe) -> list[object]:
-    """All that a safe is: whose, how it is unlocked, what it holds."""
-    return [safe.name, key_settings(safe.folder), opened(safe.vault), safe.identity().public(), safe.public_identity()]
+    """All that a safe is: whose, how it is unlocked, what it holds, what it has spent."""
+    identities = [safe.identity().public(), safe.public_identity()]
+    return [safe.name, key_settings(safe.folder), opened(safe.vault), safe.ledger().entries(), *identities]
 
 
 def left(folder: Path) -> list[str]:
@@ -87,10 +93,78 @@ def test_what_was_backed_up_comes_back(safe: Safe, tmp_path: Path) -> None:
     source = backed_up(safe)
     found = restored(source, tmp_path / "again")
     assert found.name == "north"
-    assert on_disk(found.folder) == on_disk(safe.folder)
+    assert besides_ledger(found.folder) == besides_ledger(safe.folder)
     assert says(found) == says(safe) == says(again(found))
     assert same(DataSet.open(found.vault, "heart").read(), patients(7))
     assert all(not each.problem for each in checked(found.vault))
+
+
+def members(source: Path) -> list[str]:
+    with tarfile.open(source) as archive:
+        return archive.getnames()
+
+
+def test_a_ledger_that_a_running_site_holds_open_is_backed_up_whole(safe: Safe, tmp_path: Path) -> None:
+    ledger = safe.ledger()
+    ledger.set_budget(read_budget(GENEROUS))
+    assert (safe.folder / "ledger.db-wal").exists()  # the newest entries are not in ledger.db yet
+    source = backed_up(safe)
+    assert [name for name in members(source) if "ledger" in name] == ["ledger.db"]
+    assert restored(source, tmp_path / "again").ledger().entries() == ledger.entries()
+
+
+def test_a_backup_while_the_ledger_grows_holds_a_whole_beginning_of_it(safe: Safe, tmp_path: Path) -> None:
+    def grow(report: Callable[[], None]) -> None:
+        ledger = again(safe).ledger()
+        while True:
+            for _ in range(30):
+                ledger.set_budget(read_budget(GENEROUS))
+            report()
+            with closing(sqlite3.connect(safe.folder / "ledger.db")) as other:
+                other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    writer = Hostage(grow)
+    sizes = []
+    for number in range(20):
+        writer.wait_for(1)
+        found = restored(backed_up(safe, f"{number}.tar"), tmp_path / f"again-{number}").ledger()
+        sizes.append(len(found.entries()))
+        assert found.entries() == safe.ledger().entries()[: sizes[-1]]
+    writer.kill()
+    assert sizes == sorted(sizes)
+    assert sizes[0] < sizes[-1]
+
+
+def test_a_ledger_that_is_behind_its_anchor_is_restored_and_told_and_allows_nothing(safe: Safe, tmp_path: Path) -> None:
+    safe.anchor_at(tmp_path / "usb/anchor")
+    source = backed_up(safe)
+    assert restored(source, tmp_path / "level").ledger().entries() == safe.ledger().entries()
+    again(safe).ledger().set_budget(read_budget(GENEROUS))
+    assert restore(source, tmp_path / "older", nobody) == ("north", True)
+    with pytest.raises(LedgerRolledBack, match="an older copy"):
+        Safe.unlock(tmp_path / "older", nobody).ledger().set_budget(read_budget(GENEROUS))
+    (tmp_path / "usb/anchor").unlink()
+    assert restore(source, tmp_path / "lost", nobody) == ("north", True)
+
+
+def test_a_backup_whose_ledger_was_changed_is_refused(safe: Safe) -> None:
+    safe.ledger().set_budget(read_budget(GENEROUS))
+    with closing(sqlite3.connect(safe.folder / "ledger.db")) as rows:
+        rows.execute("DELETE FROM entry WHERE i = 1")
+        rows.commit()
+    assert "do not agree with its own head" in refused(backed_up(safe), LedgerCorrupt)
+
+
+def test_a_backup_without_its_ledger_is_refused(safe: Safe) -> None:
+    (safe.folder / "ledger.db").unlink()
+    assert "ledger.db is missing" in refused(backed_up(safe), LedgerCorrupt)
+
+
+def test_a_ledger_that_can_not_be_copied_leaves_no_backup(safe: Safe) -> None:
+    (safe.folder / "ledger.db").write_bytes(b"no database" * 100)
+    with pytest.raises(LedgerCorrupt, match="damaged, or no ledger"):
+        backed_up(safe)
+    assert left(safe.folder.parent / "elsewhere") == []
 
 
 def test_a_backup_brings_back_what_was_shredded_and_deleted_after_it(safe: Safe, tmp_path: Path) -> None:
@@ -430,5 +504,5 @@ def test_what_a_killed_restore_left_is_taken_away_by_the_next(safe: Safe, tmp_pa
     source = backed_up(safe)
     (tmp_path / ".again.new/objects").mkdir(parents=True)
     (tmp_path / ".again.new/objects/rows.heart.7").write_bytes(b"half an object")
-    assert on_disk(restored(source, tmp_path / "again").folder) == on_disk(safe.folder)
+    assert besides_ledger(restored(source, tmp_path / "again").folder) == besides_ledger(safe.folder)
     assert left(tmp_path) == ["again", "elsewhere", "keys", "north"]

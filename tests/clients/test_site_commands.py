@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import fedseal
+from clients.budgets import read_budget
 from clients.data import DataSet, facts_label, rows_label
 from clients.sealing import seal_rows
 from clients.site_options import site_folder
@@ -30,6 +31,7 @@ from privacy.secret import Secret
 from privacy.vault import Label
 from tests.clients.data_builders import (
     again,
+    besides_ledger,
     names,
     objects,
     on_disk,
@@ -615,8 +617,17 @@ def test_a_damaged_keyring_is_told_and_nothing_opens(north: Safe, here: Path, ch
 def test_a_backup_restores_into_a_new_folder(north: Safe, here: Path) -> None:
     assert "sealed as it is" in done("backup", "usb/north.tar", "--site", "north")
     assert "restored site north into again: every object opens" in done("restore", "usb/north.tar", "again")
-    assert on_disk(here / "again") == on_disk(north.folder)
+    assert besides_ledger(here / "again") == besides_ledger(north.folder)
+    assert Safe.unlock(here / "again", nobody).ledger().entries() == north.ledger().entries()
     assert "all 7 sealed objects" in done("verify", "--site", "again")
+
+
+def test_a_restored_site_whose_ledger_is_behind_its_anchor_says_so(north: Safe, here: Path) -> None:
+    north.anchor_at(here / "usb/anchor")
+    done("backup", "north.tar", "--site", "north")
+    assert "anchor" not in done("restore", "north.tar", "level")
+    north.ledger().set_budget(read_budget({"epsilon": 1.0, "delta": 1e-5}))
+    assert "its ledger is older than its anchor" in done("restore", "north.tar", "older")
 
 
 def test_backups_and_restores_that_would_overwrite_something_are_refused(north: Safe, here: Path) -> None:

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -71,6 +72,15 @@ def in_memory() -> Iterator[Path]:
     memory = Path("/dev/shm")
     with TemporaryDirectory(prefix="fedseal-", dir=memory if memory.is_dir() else None) as name:
         yield Path(name)
+
+
+def apart(work: Callable[[Path], None]) -> None:
+    """Does the work in a process that has loaded little, because a large one takes long to fork hundreds of times."""
+    with in_memory() as folder:
+        process = get_context("spawn").Process(target=work, args=(folder,))
+        process.start()
+        process.join()
+        assert process.exitcode == 0, "its standard error says why"
 
 
 def desk_in(folder: Path, name: str = "north", keyring: KeyRing | None = None, anchored: bool = False) -> Desk:

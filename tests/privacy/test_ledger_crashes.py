@@ -8,13 +8,11 @@ import shutil
 import signal
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from privacy.entries import Reserved
 from privacy.ledger import Ledger, Ticket
@@ -22,12 +20,12 @@ from tests.privacy.ledger_builders import (
     HEART,
     REPORT,
     Desk,
+    apart,
     asked,
     budget,
     data,
     deaths,
     desk_in,
-    in_memory,
     ledger_at,
     note_down,
     releases,
@@ -39,12 +37,6 @@ from tests.privacy.vault_builders import safe_in
 
 KILLS, KILLS_A_LEDGER = 400, 25
 _ACKNOWLEDGED = struct.Struct(">cII")  # what, index, round
-
-
-@pytest.fixture
-def quick() -> Iterator[Path]:
-    with in_memory() as folder:
-        yield folder
 
 
 def spending_for_ever(desk: Desk, first: int, writer: int) -> None:
@@ -77,7 +69,11 @@ def killed_while_spending(desk: Desk, first: int, seconds: float) -> list[tuple[
     return list(_ACKNOWLEDGED.iter_unpack(content))
 
 
-def test_400_processes_killed_while_they_spend_lose_no_acknowledged_entry(quick: Path) -> None:
+def test_400_processes_killed_while_they_spend_lose_no_acknowledged_entry() -> None:
+    apart(kill_400_processes)
+
+
+def kill_400_processes(quick: Path) -> None:
     rng, acknowledged = random.Random(7), 0
     for kill in range(KILLS):
         if kill % KILLS_A_LEDGER == 0:  # every other ledger has an anchor
@@ -96,7 +92,11 @@ def test_400_processes_killed_while_they_spend_lose_no_acknowledged_entry(quick:
     assert acknowledged > KILLS, "the children must have lived long enough to spend"
 
 
-def test_a_change_killed_at_any_act_is_there_whole_or_not_at_all(quick: Path) -> None:
+def test_a_change_killed_at_any_act_is_there_whole_or_not_at_all() -> None:
+    apart(kill_changes)
+
+
+def kill_changes(quick: Path) -> None:
     original = desk_in(quick / "north")
     with original.ledger() as ledger:
         spend(ledger, range(1, 4))
@@ -143,7 +143,11 @@ def test_a_change_killed_at_any_act_is_there_whole_or_not_at_all(quick: Path) ->
         assert dead > 12, name
 
 
-def test_a_safe_whose_ledger_is_being_anchored_or_resealed_when_it_is_killed_spends_on(quick: Path) -> None:
+def test_a_safe_whose_ledger_is_being_anchored_or_resealed_when_it_is_killed_spends_on() -> None:
+    apart(kill_changes_of_safes)
+
+
+def kill_changes_of_safes(quick: Path) -> None:
     original = safe_in(quick / "site")
     with ledger_at(original).ledger() as ledger:
         ledger.set_budget(budget())
