@@ -112,7 +112,7 @@ def _sites_so_far(rounds: Sequence[RoundFacts]) -> list[SiteFacts]:
     refused = Counter(refusal.site for record in rounds for refusal in record.refused)
     return [
         SiteFacts(site=site, rounds=joined[site], refusals=refused[site], declared_rows=0, epsilon=spent.get(site))
-        for site in sorted({*joined, *refused})
+        for site in sorted({*joined, *refused, *spent})
     ]
 
 

@@ -72,6 +72,7 @@ class PlanFacts(Parsed):
     task: str
     rounds: int
     metrics: str
+    statistics: str = "none"
     privacy: PrivacyFacts
     cohort: CohortFacts
 
@@ -102,7 +103,10 @@ class MechanismFacts(Parsed):
 
 
 class RunFacts(Parsed):
-    """`run.json`; a run that was killed lacks what is written at the end."""
+    """`run.json`; a run that was killed lacks what is written at the end.
+
+    statistics: the sum of the sites' noisy statistics; empty where none were asked for
+    """
 
     run: str
     started: datetime
@@ -114,6 +118,7 @@ class RunFacts(Parsed):
     seeds: dict[str, int | None]
     accountant: str | None
     mechanism_of_a_round: MechanismFacts | None = None
+    statistics: list[float | None] = []
     ended: str | None = None
     finished: datetime | None = None
     totals: TotalFacts | None = None
