@@ -12,7 +12,6 @@ from clients.data import DataSet
 from clients.records import Records
 from clients.sealing import seal_rows
 from clients.site import Site
-from federation.orders import History
 from federation.plan import Plan, Scalar
 from federation.promise import round_mechanism
 from federation.rows import Rows, RowSource
@@ -21,7 +20,7 @@ from federation.task import Task
 from privacy.accountant import epsilon
 from privacy.errors import BudgetExhausted, DataInvalid, ObjectDamaged, OrderRefused, PlanInvalid, TaskInvalid
 from privacy.mechanism import Mechanism
-from tests.client_builders import PRIVATE, DotTask, Vector, forget, order, plan
+from tests.client_builders import PRIVATE, DotTask, Vector, ledger_of, order, plan, releases
 from tests.clients.data_builders import again, batches, records_a_shard, sealed, source
 from tests.privacy.vault_builders import safe_in, vault_in
 
@@ -52,7 +51,7 @@ def kept(way: str, rows: Rows, folder: Path, with_units: bool = True) -> DataSet
 def site(way: str, task: Task, rows: Rows, agreed: Plan, folder: Path) -> Site:
     few = 1 if way == "streamed" else 2**40
     info = SiteInfo(name="north", declared_units=4, simulation_seed=1, plan=agreed, rows_memory_bytes=few)
-    return Site(task=task, info=info, plan=agreed, data=kept(way, rows, folder))
+    return Site(task=task, info=info, plan=agreed, ledger=ledger_of(), data=kept(way, rows, folder))
 
 
 def parts(here: Site) -> tuple[RowSource, RowSource]:
@@ -65,7 +64,7 @@ def whole(part: RowSource) -> Rows:
 
 
 def trained(here: Site) -> Vector:
-    return here.train(order(here.task, here.plan), History(), forget).update
+    return here.train(order(here.task, here.plan).update
 
 
 MARKS = torch.tensor([owner == 2 for owner in OWNERS])
@@ -124,7 +123,8 @@ def test_records_sealed_without_units_are_refused_before_the_round_is_counted(tm
     here = site("sealed", DotTask(3), table(), plan(GROUPS), tmp_path)
     here = replace(here, data=kept("sealed", table(), tmp_path / "bare", with_units=False))
     with pytest.raises(DataInvalid, match=r"'heart' was imported without units: .* --unit-column"):
-        here.train(order(here.task, here.plan), History(), lambda _: pytest.fail("the round was counted"))
+        here.train(order(here.task, here.plan))
+    assert releases(here.ledger) == []
 
 
 def test_rows_without_units_are_refused(tmp_path: Path) -> None:
@@ -199,13 +199,14 @@ def test_a_delta_that_would_let_a_whole_group_out_is_refused(tmp_path: Path) -> 
 def test_the_round_is_priced_for_groups_and_the_budget_holds(tmp_path: Path) -> None:
     agreed = plan({"privacy.unit": "group", "rounds": 3, "privacy.epsilon": 2.0, "privacy.rounds_per_site": 2})
     here = site("its own", DotTask(3, table()), table(), agreed, tmp_path)
-    report = here.train(order(here.task, agreed), History(), forget)
+    report = here.train(order(here.task, agreed)
     assert report.mechanism == round_mechanism(agreed)
     assert report.mechanism is not None
     assert report.mechanism.unit == "group"
     assert epsilon([report.mechanism] * 2, agreed.privacy.delta) <= 2.0
+    here.train(order(here.task, agreed, 2))
     with pytest.raises(BudgetExhausted):
-        here.train(order(here.task, agreed, 3), History(last_round=2, mechanisms=(report.mechanism,) * 2), forget)
+        here.train(order(here.task, agreed, 3))
 
 
 def test_a_site_without_groups_sends_noise(tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from clients.site import Site
 from clients.whole_update import clipped, noised, train_as_one
 from federation.layout import Layout
-from federation.orders import History
 from federation.plan import Scalar
 from federation.promise import round_mechanism, rounds_within_budget
 from federation.rows import Rows
 from federation.site_info import SiteInfo
 from federation.task import Task
 from privacy.accountant import epsilon
+from privacy.budget import WHOLE_SITE
 from privacy.errors import BudgetExhausted, ModelUnsupported
 from privacy.mechanism import Mechanism
 from privacy.noise import RandomStream
@@ -34,7 +34,8 @@ from tests.client_builders import (
     Quiet,
     Vector,
     dots,
-    forget,
+    ledger_of,
+    releases,
     heard,
     mechanism,
     order,
@@ -180,7 +181,8 @@ def test_a_model_that_carries_records_in_a_buffer_is_refused() -> None:
 
 def site(task: Task, changes: dict[str, Scalar], **facts: object) -> Site:
     agreed = plan({**CLIENT, **changes})
-    return Site(task=task, info=replace(SiteInfo(name="north", simulation_seed=1, plan=agreed), **facts), plan=agreed)  # type: ignore[arg-type]
+    info = replace(SiteInfo(name="north", simulation_seed=1, plan=agreed), **facts)  # type: ignore[arg-type]
+    return Site(task=task, info=info, plan=agreed, ledger=ledger_of())
 
 
 def test_running_statistics_are_refused_before_a_record_is_read() -> None:
@@ -189,7 +191,8 @@ def test_running_statistics_are_refused_before_a_record_is_read() -> None:
 
     here = site(GivenTask(normed), {})
     with pytest.raises(ModelUnsupported, match=r"1 is BatchNorm1d; use GroupNorm"):
-        here.train(order(here.task, here.plan), History(), lambda _: pytest.fail("the round was counted"))
+        here.train(order(here.task, here.plan))
+    assert releases(here.ledger) == []
 
 
 class Recurrent(nn.Module):
@@ -207,22 +210,22 @@ class Recurrent(nn.Module):
 def test_a_model_whose_gradients_are_no_records_own_is_served() -> None:
     rows = Rows(fields={"x": torch.randn(9, 4, 2), "y": torch.arange(9) % 2})
     here = site(GivenTask(Recurrent, rows), {})
-    assert here.train(order(here.task, here.plan), History(), forget).update.all()
+    assert here.train(order(here.task, here.plan).update.all()
 
 
 def test_a_client_declares_nothing_and_reports_one_release() -> None:
     here = site(DotTask(4, dots(*[[1.0] * 4] * 9)), {"training.steps": 5, "training.sample_rate": 0.2}, declared_rows=9)
-    report = here.train(order(here.task, here.plan), History(), forget)
+    report = here.train(order(here.task, here.plan)
     assert report.mechanism == client(noise_multiplier=1.0)
     assert report.declared_rows == 0
     silent = site(here.task, {"training.steps": 5, "training.sample_rate": 0.2}, declared_rows=None)
-    assert silent.train(order(silent.task, silent.plan), History(), forget).update.tobytes() == report.update.tobytes()
+    assert silent.train(order(silent.task, silent.plan).update.tobytes() == report.update.tobytes()
 
 
 def test_an_empty_client_answers_as_every_other() -> None:
     held_out = Rows(fields=dots(*range(5)).fields, held_out=torch.ones(5, dtype=torch.bool))
     here = site(DotTask(1, held_out), {})
-    assert here.train(order(here.task, here.plan), History(), forget).update.all()
+    assert here.train(order(here.task, here.plan).update.all()
 
 
 def gaussian_delta(sigma: float, wanted: float) -> float:
@@ -248,7 +251,9 @@ def test_neither_the_local_batches_nor_the_cohort_make_the_noise_smaller() -> No
 
 def test_a_client_whose_budget_is_spent_answers_no_more() -> None:
     here = site(DotTask(1, dots(1.0)), {"rounds": 3, "privacy.noise_multiplier": 1.0, "privacy.epsilon": 7.0})
-    facts = round_mechanism(here.plan)
     assert rounds_within_budget(here.plan) == 2
+    for number in (1, 2):
+        here.train(order(here.task, here.plan, number))
     with pytest.raises(BudgetExhausted):
-        here.train(order(here.task, here.plan, 3), History(last_round=2, mechanisms=(facts,) * 2), forget)
+        here.train(order(here.task, here.plan, 3))
+    assert [found.account for found in releases(here.ledger)] == [WHOLE_SITE] * 2
