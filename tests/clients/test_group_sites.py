@@ -64,7 +64,8 @@ def whole(part: RowSource) -> Rows:
 
 
 def trained(here: Site) -> Vector:
-    return here.train(order(here.task, here.plan).update
+    """The update of a first round, whatever the site has answered before."""
+    return replace(here, ledger=ledger_of()).train(order(here.task, here.plan)).update
 
 
 MARKS = torch.tensor([owner == 2 for owner in OWNERS])
@@ -199,7 +200,7 @@ def test_a_delta_that_would_let_a_whole_group_out_is_refused(tmp_path: Path) -> 
 def test_the_round_is_priced_for_groups_and_the_budget_holds(tmp_path: Path) -> None:
     agreed = plan({"privacy.unit": "group", "rounds": 3, "privacy.epsilon": 2.0, "privacy.rounds_per_site": 2})
     here = site("its own", DotTask(3, table()), table(), agreed, tmp_path)
-    report = here.train(order(here.task, agreed)
+    report = here.train(order(here.task, agreed))
     assert report.mechanism == round_mechanism(agreed)
     assert report.mechanism is not None
     assert report.mechanism.unit == "group"

@@ -34,14 +34,14 @@ from tests.client_builders import (
     Quiet,
     Vector,
     dots,
-    ledger_of,
-    releases,
     heard,
+    ledger_of,
     mechanism,
     order,
     plain_update,
     plan,
     quiet,
+    releases,
     training,
 )
 from tests.clients.test_noise_of_training import Indifferent, has_sigma
@@ -210,22 +210,22 @@ class Recurrent(nn.Module):
 def test_a_model_whose_gradients_are_no_records_own_is_served() -> None:
     rows = Rows(fields={"x": torch.randn(9, 4, 2), "y": torch.arange(9) % 2})
     here = site(GivenTask(Recurrent, rows), {})
-    assert here.train(order(here.task, here.plan).update.all()
+    assert here.train(order(here.task, here.plan)).update.all()
 
 
 def test_a_client_declares_nothing_and_reports_one_release() -> None:
     here = site(DotTask(4, dots(*[[1.0] * 4] * 9)), {"training.steps": 5, "training.sample_rate": 0.2}, declared_rows=9)
-    report = here.train(order(here.task, here.plan)
+    report = here.train(order(here.task, here.plan))
     assert report.mechanism == client(noise_multiplier=1.0)
     assert report.declared_rows == 0
     silent = site(here.task, {"training.steps": 5, "training.sample_rate": 0.2}, declared_rows=None)
-    assert silent.train(order(silent.task, silent.plan).update.tobytes() == report.update.tobytes()
+    assert silent.train(order(silent.task, silent.plan)).update.tobytes() == report.update.tobytes()
 
 
 def test_an_empty_client_answers_as_every_other() -> None:
     held_out = Rows(fields=dots(*range(5)).fields, held_out=torch.ones(5, dtype=torch.bool))
     here = site(DotTask(1, held_out), {})
-    assert here.train(order(here.task, here.plan).update.all()
+    assert here.train(order(here.task, here.plan)).update.all()
 
 
 def gaussian_delta(sigma: float, wanted: float) -> float:
