@@ -6,7 +6,6 @@ lets a round survive one broken site. It holds one sum in memory, however many s
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ from federation.layout import Layout
 from federation.messages import payload_bytes, shown_with, write_order
 from federation.orders import Address, Expectation, Order, Refusal, SumsReport, TrainReport
 from federation.plan import Plan
-from federation.private_metrics import private_figures
 from federation.promise import prices
 from federation.seeding import first_model
 from federation.task import Task, informed
@@ -33,13 +31,13 @@ from server.admission import Admission, Admitted
 from server.aggregation import Aggregate, aggregate
 from server.cohort import cohort
 from server.exchange import Exchange
+from server.figures import figures_of
 from server.metric_pool import MetricPool
 from server.optimizers import ServerState, advance
 from server.records import Observer, Refused, RoundRecord, RunResult
 from server.roster import Roster
+from server.survey import summed_statistics, wanted_statistics
 from server.witness import Witness
-
-_LOG = logging.getLogger(__name__)
 
 _Answer = TypeVar("_Answer", Admitted[TrainReport], Admitted[SumsReport])
 
@@ -128,7 +126,7 @@ class _Run:
         self._layout, vector = initial_vector(setup.task, setup.plan.seed)
         self._state = ServerState.start(vector, setup.plan.aggregation)
         self._prices = prices(setup.plan, setup.task)
-        self._width = statistics.width(setup.task.statistics)
+        statistics.width(setup.task.statistics)  # refuses what no message holds
         self._statistics: tuple[float, ...] = ()
         self._roster = Roster(setup.plan)
         self._next = self._fresh_tally()
@@ -152,28 +150,12 @@ class _Run:
             RunFailed: plan and task do not agree, or fewer sites than the quorum released statistics that can be used.
         """
         started = time.perf_counter()
-        wanted = self._setup.task.statistics
-        if bool(wanted) != (self._plan.statistics == "private"):
-            raise RunFailed(
-                "the task asks for statistics of the sites' records, but the plan says statistics = 'none': set it to "
-                "'private', or take them out of the task"
-                if wanted
-                else "the plan says statistics = 'private', but the task asks for none: set it to 'none'"
-            )
+        wanted = wanted_statistics(self._setup.task, self._plan)
         if not wanted:
             return
         asked = list(self._exchange.nodes(self._plan.cohort.quorum))
         pool = self._pooled(self._admission(0, asked), "statistics", self._next)
-        sums = pool.result().get("statistics")
-        if pool.sites < self._plan.cohort.quorum or sums is None or sums.shape != (self._width,):
-            reasons = "; ".join(f"{each.site}: {each.reason}" for each in self._next.refused[:3])
-            raise RunFailed(
-                f"{pool.sites} sites released their statistics, but the plan's quorum is {self._plan.cohort.quorum}. "
-                f"{reasons}"
-            )
-        if not sums.isfinite().all():
-            raise RunFailed("the sum of the sites' statistics is beyond every number: a site sends nonsense")
-        self._statistics = tuple(sums.tolist())
+        self._statistics = summed_statistics(pool, wanted, self._plan.cohort.quorum, self._next.refused)
         self._next.seconds["statistics"] = time.perf_counter() - started
         for observer in self._setup.observers:
             observer.statistics_gathered(self._statistics)
@@ -273,24 +255,12 @@ class _Run:
     def _figures(self, number: int, asked: list[int], tally: _Tally) -> tuple[Mapping[str, float], str]:
         if self._plan.metrics != "none":
             source = "plain sums from sites" if self._plan.metrics == "plain" else "noisy sums from sites"
-            return self._reported_figures(number, asked, tally), source
+            pool = self._pooled(self._admission(number, asked), "metrics", tally)
+            task = informed(self._setup.task, self._statistics)
+            return figures_of(pool, task, self._plan, self._prices["metrics"]), source
         if self._setup.judge is not None:
             return self._setup.judge(self._state.average, self._statistics), "simulation only"
         return {}, "none"
-
-    def _reported_figures(self, number: int, asked: list[int], tally: _Tally) -> Mapping[str, float]:
-        pool = self._pooled(self._admission(number, asked), "metrics", tally)
-        sums = pool.result()
-        if not sums:
-            return {}
-        mechanism = self._prices["metrics"]
-        try:
-            if mechanism is not None:
-                return private_figures(sums, pool.sites, self._plan, mechanism)
-            return informed(self._setup.task, self._statistics).figures(sums)
-        except Exception:  # the sums are what sites say: nonsense from most of them must not end the run
-            _LOG.exception("the task can't read the sites' metrics round=%d", number)
-            return {}
 
     def _pooled(self, admission: Admission, purpose: Purpose, tally: _Tally) -> MetricPool:
         """The sums that sites report for this purpose, added up."""

@@ -76,8 +76,10 @@ def test_private_metrics_are_three_noisy_sums_that_epsilon_counts(folder: Folder
     folder.run["plan"]["metrics"] = "private"
     for line in folder.rounds:
         line["figures_source"] = "noisy sums from sites"
+        line["figures"] = {"accuracy": 0.8, "loss": 1.0, "noise": 0.25}
     page = folder.page()
     for words in (
+        "It ended with accuracy 0.8000 (from noisy sums, give or take 0.2500).",
         "reads the updates, the metrics and the models of this run, all together, learns",
         "three noisy sums over its held-out records (how many, how many right, their loss). ε counts them",
         "The figures come from noisy sums over held-out records, which ε counts",
