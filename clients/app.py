@@ -74,7 +74,7 @@ def client_app(site_of: Callable[[Context], Site], log: logging.Logger = _LOG) -
             content = write_refusal(Refusal(site=name, error=type(error).__name__, reason=reason))
         except FedSealError as error:
             log.info("refused site=%s error=%s reason=%s", name, type(error).__name__, error)
-            content = write_refusal(Refusal(site=name, error=type(error).__name__, reason=str(error)))
+            content = write_refusal(Refusal(site=name, error=type(error).__name__, reason=error.told))
         except Exception:
             # Flower would send the error's text to the server, and a text, even its type, can tell of a record.
             log.exception("failed site=%s", name)

@@ -27,12 +27,8 @@ from privacy.mechanism import Mechanism
 Composition: TypeAlias = tuple[tuple[float, float, int], ...]  # (noise multiplier, sample rate, steps), sorted
 
 _COARSEST_GRID, _FINEST_GRID, _GRID_PER_EPSILON = 1e-2, 1e-4, 2e-4
-_LEAST_NOISE, _MOST_NOISE, _MOST_STEPS, _LARGEST_PLD = (
-    1e-2,
-    1e9,
-    10**9,
-    2_000.0,
-)  # beyond them a PLD takes minutes and gigabytes
+_LEAST_NOISE, _MOST_NOISE, _MOST_STEPS = 1e-2, 1e9, 10**9  # beyond them nobody asks in earnest
+_LARGEST_PLD = 2_000.0  # epsilon by RDP beyond which a PLD takes minutes and gigabytes
 _ROOT_TOLERANCE = 1e-9  # added, so that the library's root finding never lands below the truth
 _WHOLE_ORDERS = (*range(2, 65), 80, 96, 128, 192, 256, 384, 512, 1024)
 _FRACTIONAL_ORDERS = tuple(
@@ -161,7 +157,7 @@ def _pld_epsilon(composition: Composition, delta: float) -> float:
     if not composition:
         return 0.0
     if any(sigma < _LEAST_NOISE or sigma > _MOST_NOISE or count > _MOST_STEPS for sigma, _, count in composition):
-        return math.inf  # nobody asks for it in earnest: no bound is a bound
+        return math.inf
     if all(rate == 1 for _, rate, _ in composition):
         precision = math.fsum(count / sigma**2 for sigma, _, count in composition)
         return float(get_epsilon_gaussian(precision**-0.5, delta)) + _ROOT_TOLERANCE

@@ -133,7 +133,11 @@ class Books:
         name = self._called(asked.account)
         if self.budget(asked.account) is None:
             raise OrderRefused(
-                f"no budget is set for data set {name!r}: `fedseal ledger budget set --epsilon E --delta D` at the site"
+                *_told(
+                    name,
+                    f"no budget is set for data set {name!r}: `fedseal ledger budget set --epsilon E --delta D` at the "
+                    "site",
+                )
             )
         alike = sorted(self.alike(asked.account), key=lambda account: (account != asked.account, account))
         for account in alike:  # a unit of the one may be in any of the others, whose own budgets hold as well
@@ -144,43 +148,61 @@ class Books:
             self._refuse_beyond(asked, asked.mechanism, account)
         if wish is not None:
             in_run = self.spent_in(asked.account, asked.run)
-            self._hold("the plan, its run", in_run, asked.mechanism, wish.epsilon, wish.delta)
+            self._hold(name, "the plan, its run", in_run, asked.mechanism, wish)
 
     def _refuse_kind(self, asked: Reserved, account: str) -> None:
         kind = asked.mechanism.unit if asked.mechanism else "plain-metrics" if asked.purpose == "metrics" else "none"
         budget, name = self.budget(account), self._called(account)
         if budget is not None and kind not in budget.allow:
             raise OrderRefused(
-                f"this site's budget does not allow {kind!r} for data set {name!r}, only {', '.join(budget.allow)}; "
-                "its engineer may allow it with `fedseal ledger budget set --allow`"
+                *_told(
+                    name,
+                    f"this site's budget does not allow {kind!r} for data set {name!r}, only "
+                    f"{', '.join(budget.allow)}; its engineer may allow it with `fedseal ledger budget set --allow`",
+                )
             )
         others = self.spent(account).units - {kind}
         if asked.mechanism is not None and others:
             raise OrderRefused(
-                f"the account of data set {name!r} counts in units of {', '.join(sorted(others))}: a release in units "
-                f"of {kind} has no common epsilon with it; ask for a plan with that privacy.unit"
+                *_told(
+                    name,
+                    f"the account of data set {name!r} counts in units of {', '.join(sorted(others))}: a release in "
+                    f"units of {kind} has no common epsilon with it; ask for a plan with that privacy.unit",
+                )
             )
 
     def _refuse_beyond(self, asked: Reserved, mechanism: Mechanism, account: str) -> None:
         budget, name = self.budget(account), self._called(account)
         if budget is None:
             return
-        self._hold(f"data set {name!r}, for ever", self.spent(account), mechanism, budget.epsilon, budget.delta)
-        if budget.per_run is not None:
-            in_run = self.spent_in(account, asked.run)
-            self._hold(f"data set {name!r}, a run", in_run, mechanism, budget.per_run, budget.delta)
-        if budget.per_round is not None:
-            self._hold(f"data set {name!r}, a release", Tally(), mechanism, budget.per_round, budget.delta)
+        bounds = (
+            ("for ever", self.spent(account), budget.epsilon),
+            ("a run", self.spent_in(account, asked.run), budget.per_run),
+            ("a release", Tally(), budget.per_round),
+        )
+        for how_long, spent, limit in bounds:
+            if limit is not None:
+                bound = Budget(epsilon=limit, delta=budget.delta)
+                self._hold(name, f"data set {name!r}, {how_long}", spent, mechanism, bound)
 
     def _called(self, account: str) -> str:
         return self.names.get(account, account[:16])
 
     @staticmethod
-    def _hold(whose: str, spent: Tally, asked: Mechanism, limit: float, delta: float) -> None:
+    def _hold(name: str, whose: str, spent: Tally, asked: Mechanism, bound: Budget) -> None:
+        limit, delta = bound.epsilon, bound.delta
         after = spent.epsilon(delta, asked)
         if not after <= limit:  # what is no number is refused as well
             before = spent.epsilon(delta)
             raise BudgetExhausted(
-                f"budget of {whose}: epsilon {limit:g} at delta {delta:g}; spent {before:.4f} in {spent.releases} "
-                f"releases, left {max(limit - before, 0):.4f}, and this release would make it {after:.4f}"
+                *_told(
+                    name,
+                    f"budget of {whose}: epsilon {limit:g} at delta {delta:g}; spent {before:.4f} in {spent.releases} "
+                    f"releases, left {max(limit - before, 0):.4f}, and this release would make it {after:.4f}",
+                )
             )
+
+
+def _told(name: str, message: str) -> tuple[str, str]:
+    """A message, and what the server gets to read of it: how a site calls its data sets is its own affair."""
+    return message, message.replace(f"data set {name!r}", "the site's data set")

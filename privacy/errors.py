@@ -48,7 +48,14 @@ travel to the server. Programming mistakes stay ValueError and RuntimeError.
 
 
 class FedSealError(Exception):
-    """The root: catch this to catch every refusal of FedSeal's."""
+    """The root: catch this to catch every refusal of FedSeal's.
+
+    told: the message in words that may leave the machine; the message itself where nothing in it is the site's own
+    """
+
+    def __init__(self, message: str = "", told: str = "") -> None:
+        super().__init__(message)
+        self.told = told or message
 
 
 class PlanInvalid(FedSealError):

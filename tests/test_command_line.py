@@ -87,7 +87,7 @@ def test_json_holds_the_run_and_nothing_else(tmp_path: Path) -> None:
         (["simulate", "--sites", "1"], "cohort.quorum is 2, but only 1 sites"),
         (["simulate", "nowhere"], "nowhere is no app"),
         (["plan", "check", "nowhere"], "nowhere is no app"),
-        (["bench", "nonsense"], "choose one of engine, storage, utility"),
+        (["bench", "nonsense"], "choose one of engine, ledger, storage, utility"),
     ],
 )
 def test_refusals_are_one_line_that_says_what_to_do(arguments: list[str], says: str, tmp_path: Path) -> None:

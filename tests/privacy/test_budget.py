@@ -205,3 +205,15 @@ def test_facts_that_nobody_means_are_priced_at_once_and_never_below_the_truth(
 def test_entries_of_every_order_come_to_the_same_spending() -> None:
     entries: list[Entry] = [HEARTS, data(LUNG, "lung", HEART), *(asked(n, account=HEART) for n in range(3))]
     assert spent(books(*entries), LUNG) == spent(books(*reversed(entries)), LUNG) == cost(3)
+
+
+def test_what_the_server_is_told_of_a_budget_names_no_data_set() -> None:
+    known = books(budget(epsilon=cost(1)), data(HEART, "oncology-2024"), asked(1, account=HEART))
+    exposed = asked(2, account=HEART, mechanism=None)
+    known.add(budget(epsilon=cost(1), allow=["record"]))
+    for refused, error in ((asked(2, account=HEART), BudgetExhausted), (exposed, OrderRefused)):
+        with pytest.raises(error) as told:
+            known.refuse(refused, None)
+        assert "oncology-2024" in str(told.value)
+        assert "oncology-2024" not in told.value.told
+        assert "the site's data set" in told.value.told
