@@ -99,7 +99,7 @@ def prices(plan: Plan, task: Task) -> dict[Purpose, Mechanism | None]:
     found: dict[Purpose, Mechanism | None] = {"update": round_mechanism(plan) if plan.is_private else None}
     if plan.metrics != "none":
         found["metrics"] = metrics_mechanism(plan)
-    if plan.statistics != "none":
+    if plan.statistics != "none" and task.statistics:
         found["statistics"] = statistics_mechanism(plan, bound(task.statistics))
     return found
 

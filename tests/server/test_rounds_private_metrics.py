@@ -61,10 +61,13 @@ def test_metrics_of_another_mechanism_are_refused(stated: str, honest_ledger: bo
     def lying(message: Message) -> list[Message]:
         return a_report(message, agreed, sums, other if honest_ledger else priced, other)
 
-    for record in Sites(agreed, asked_for(MessageType.EVALUATE, {2}, lying)).run().rounds:
-        assert record.figures["accuracy"] == 0.9
-        assert refusals(record) == [("site-2", "WrongMechanism" if honest_ledger else "WrongReserve")]
-        assert record.answered == ("site-1", "site-2", "site-3")
+    error = "WrongMechanism" if honest_ledger else "WrongReserve"
+    first, second = Sites(agreed, asked_for(MessageType.EVALUATE, {2}, lying)).run().rounds
+    assert (first.figures["accuracy"], second.figures["accuracy"]) == (0.9, 0.9)
+    assert refusals(first) == [("site-2", error)]
+    assert first.answered == ("site-1", "site-2", "site-3")
+    # What its ledger shows beside the plan costs the site the next update too.
+    assert refusals(second) == [*([("site-2", "WrongReserve")] if honest_ledger else []), ("site-2", error)]
 
 
 ODD: dict[str, Sums] = {
