@@ -57,7 +57,7 @@ def drafts_in(folder: Path, kind: str) -> list[Path]:
 
 
 def test_after_a_whole_run_nothing_is_on_the_disk_in_the_clear(desk: Desk) -> None:
-    table = desk.write_records("records.csv", 40)
+    table = desk.write_records("records.csv", 100)  # so many that some are held out, whatever the marks
     desk.write_app(hidden=8)
     desk.fedseal("site", "init", "north", "--key-file", desk.key)
     desk.fedseal("site", "import", table, *IMPORT, desk.site)
@@ -114,7 +114,7 @@ def imported_again(desk: Desk) -> list[str]:
 
 
 def test_training_that_is_killed_leaves_nothing_in_the_clear(desk: Desk) -> None:
-    desk.write_records("records.csv", 40)
+    desk.write_records("records.csv", 100)
     desk.write_app(hidden=64)
     rounds = desk.run / "rounds.jsonl"
     with desk.started(*desk.simulation(), *STANDING_STILL, "--rounds", "1000") as command:
@@ -128,7 +128,7 @@ def test_training_that_is_killed_leaves_nothing_in_the_clear(desk: Desk) -> None
 
 
 def test_checkpointing_that_is_killed_leaves_nothing_in_the_clear_and_the_round_before(desk: Desk) -> None:
-    desk.write_records("records.csv", 10)
+    desk.write_records("records.csv", 100)
     desk.write_app(hidden=300_000)
     objects = desk.run / "vault" / "objects"
 
@@ -150,7 +150,7 @@ def test_checkpointing_that_is_killed_leaves_nothing_in_the_clear_and_the_round_
 
 
 def test_a_model_that_is_exported_is_found_and_nothing_else_is(desk: Desk) -> None:
-    desk.write_records("records.csv", 40)
+    desk.write_records("records.csv", 100)
     desk.write_app(hidden=8)
     desk.fedseal(*desk.simulation("--export"), *STANDING_STILL, "--rounds", "1")
     found = desk.found()
