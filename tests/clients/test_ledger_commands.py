@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from privacy.accountant import epsilon
-from privacy.budget import WHOLE_SITE
 from privacy.safe import Safe
 from tests.command_builders import done, fedseal_says, refused
 from tests.privacy.ledger_builders import (
@@ -282,4 +281,3 @@ def test_no_command_shows_a_key_or_a_fingerprint_key(north: Safe) -> None:
         assert north.vault.keyring.key(number).reveal().hex() not in shown
     assert HEART not in shown
     assert len(releases(north.ledger().entries())) == 4
-    assert WHOLE_SITE not in shown

@@ -40,7 +40,7 @@ def test_a_budget_that_covers_no_statistics_covers_no_round() -> None:
 
 def test_rounds_of_a_whole_client_are_asked_of_the_whole_site() -> None:
     agreed, ledger = plan({**FIXED, "privacy.unit": "client"}), ledger_of()
-    ledger.register(HEART)
+    ledger.register(HEART, [])
     facts = run_releases(agreed, 1)[0]
     spent = {"time": now(), "account": WHOLE_SITE, "run": "0", "plan": agreed.digest, "purpose": "update"}
     ledger.reserve(Reserved(**spent, round=1, mechanism=facts, witnessed="0" * 64))  # type: ignore[arg-type]
