@@ -7,12 +7,11 @@ import torch
 from flwr.app import Message, MessageType
 from torch import Tensor
 
-from federation.messages import write_sums
-from federation.orders import SumsReport
 from server.records import RunResult
 from server.rounds import Setup, run_rounds
 from tests.client_builders import PLAIN, plan
-from tests.server_builders import TASK, PostOffice, agreeable, order_of, refusals, refused, run, sent, start
+from tests.server.sums_builders import a_report
+from tests.server_builders import TASK, PostOffice, agreeable, refusals, refused, run, sent, start
 
 PLAIN_METRICS = plan({**PLAIN, "metrics": "plain"})
 
@@ -38,8 +37,7 @@ def measured(answers: dict[int, dict[str, Tensor] | None]) -> RunResult:
         found = answers[node]
         if found is None:
             return [refused(message, "OrderRefused")]
-        made = SumsReport(address=order_of(message).address, site=f"site-{node}", sums=found)
-        return [Message(write_sums(made), reply_to=message)]
+        return a_report(message, PLAIN_METRICS, {name: sums.tolist() for name, sums in found.items()}, None, None)
 
     return run(answer, PLAIN_METRICS, nodes=len(answers))
 
@@ -84,7 +82,7 @@ def test_without_metrics_nobody_is_asked_to_evaluate() -> None:
 
 def test_what_only_a_simulator_can_see_is_labelled_so() -> None:
     grid = PostOffice([1, 2], agreeable)
-    setup = Setup(task=TASK, plan=plan(PLAIN), judge=lambda vector: {"total": float(vector.sum())})
+    setup = Setup(task=TASK, plan=plan(PLAIN), judge=lambda vector, _: {"total": float(vector.sum())})
     (record,) = run_rounds(grid, setup).rounds
     assert record.figures_source == "simulation only"
     assert record.figures["total"] == pytest.approx(float(start(plan(PLAIN)).sum()) + 4.0, abs=1e-5)
