@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,11 +11,11 @@ from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
-from torch import Tensor, nn
+from torch import nn
 
 from clients.account import Account, Reservation
 from federation.layout import Layout
-from federation.messages import read_order, write_refusal, write_report, write_sums
+from federation.messages import read_order, write_refusal, write_report
 from federation.orders import Address, Order, Refusal, SumsReport, TrainReport
 from federation.plan import Plan
 from privacy.entries import Purpose
@@ -135,22 +135,6 @@ def report(message: Message, values: float | list[float] | Vector, **changes: ob
 def sent(message: Message, values: float | list[float] | Vector, **changes: object) -> Message:
     """The reply that carries `report`."""
     return Message(write_report(report(message, values, **changes)), reply_to=message)
-
-
-def sent_sums(message: Message, sums: Mapping[str, Tensor], **changes: object) -> Message:
-    """The reply that carries honest sums on this order, with these changes, which its site's ledger has settled."""
-    node, wish = message.metadata.dst_node_id, order_of(message)
-    made = SumsReport(
-        address=wish.address,
-        site=f"site-{node}",
-        purpose="metrics",
-        sums=sums,
-        mechanism=None,
-        seeded=False,
-        receipt=NO_RECEIPT,
-    )
-    made = replace(made, **changes)  # type: ignore[arg-type]
-    return Message(write_sums(replace(made, receipt=LEDGERS.receipt(node, wish, made))), reply_to=message)
 
 
 def agreeable(node: int, message: Message) -> list[Message]:

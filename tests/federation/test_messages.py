@@ -51,7 +51,7 @@ from tests.client_builders import ledger_of
 LAYOUT = Layout(names=("weight", "bias"), shapes=((2,), (1,)))
 HERE = Address(run="77", round=3, plan="a" * 64, layout=LAYOUT.digest)
 MECHANISM = Mechanism(noise_multiplier=1.5, sample_rate=0.25, steps=4, max_grad_norm=1.0)
-EXPECTED = Expectation(address=HERE, layout=LAYOUT, prices={"update": MECHANISM, "metrics": None})
+EXPECTED = Expectation(address=HERE, layout=LAYOUT, prices={"update": MECHANISM, "metrics": MECHANISM})
 STYPE = "fedseal.little-endian"
 VECTOR = np.array([1.0, -2.5, 3e-8], dtype=np.float32)
 RECEIPT = ledger_of().reveal([0, 1])
@@ -70,10 +70,14 @@ def evaluation(**sums: torch.Tensor) -> SumsReport:
         site="north",
         purpose="metrics",
         sums=sums or both,
-        mechanism=None,
-        seeded=False,
+        mechanism=MECHANISM,
+        seeded=True,
         receipt=RECEIPT,
     )
+
+
+def arrived(content: RecordDict) -> SumsReport | Refusal:
+    return read_sums(content, EXPECTED, "metrics")
 
 
 def vector_record(values: object, dtype: str = "float32", stype: str = STYPE, shape: tuple[int, ...] = (3,)) -> Array:
@@ -224,15 +228,19 @@ def test_a_report_is_refused_with(name: str, edit: Callable[[RecordDict], None],
     assert len(str(refused.value)) < 1000
 
 
-@pytest.mark.parametrize(("name", "edit", "error"), BROKEN_ADDRESSES, ids=named)
+@pytest.mark.parametrize(
+    ("name", "edit", "error"),
+    BROKEN_ADDRESSES + [case for case in BROKEN_FACTS if "declar" not in case[0] and "rows" not in case[0]],
+    ids=named,
+)
 def test_an_evaluation_is_refused_with(
     name: str, edit: Callable[[RecordDict], None], error: type[ReportRefused]
 ) -> None:
     content = write_sums(evaluation())
-    assert isinstance(read_sums(content, EXPECTED, "metrics"), SumsReport)
+    assert isinstance(arrived(content), SumsReport)
     edit(content)
     with pytest.raises(ReportRefused) as refused:
-        read_sums(content, EXPECTED, "metrics")
+        arrived(content)
     assert type(refused.value) is error
 
 
@@ -245,6 +253,12 @@ BROKEN_ORDERS = [
     ("no cohort", without_fact("cohort"), OrderRefused),
     ("cohort in words", with_fact("cohort", "all"), OrderRefused),
     ("cohort of lists", with_fact("cohort", [1]), OrderRefused),
+    ("no statistics", without_fact("statistics"), OrderRefused),
+    ("statistics of NaN", with_fact("statistics", [1.0, math.nan]), OrderRefused),
+    ("statistics of infinity", with_fact("statistics", [math.inf]), OrderRefused),
+    ("statistics in words", with_fact("statistics", "none"), OrderRefused),
+    ("statistics of texts", with_fact("statistics", ["1.0"]), OrderRefused),
+    ("statistics of whole numbers", with_fact("statistics", [1]), OrderRefused),
 ]
 
 
@@ -264,8 +278,10 @@ FINITE = arrays(np.float32, 3, elements=st.floats(-1e9, 1e9, width=32))
 @settings(deadline=None, max_examples=40)
 def test_an_order_arrives_bit_for_bit(vector: np.ndarray, round_number: int, cohort: int) -> None:
     address = Address(run="7", round=round_number, plan="p", layout=LAYOUT.digest)
-    arrived = read_order(write_order(Order(address=address, cohort=cohort, vector=vector)), LAYOUT)
-    assert (arrived.address, arrived.cohort, arrived.vector.tobytes()) == (address, cohort, vector.tobytes())
+    sent = Order(address=address, cohort=cohort, vector=vector, statistics=(0.1, -1e300, float(cohort)))
+    found = read_order(write_order(sent), LAYOUT)
+    assert (found.address, found.cohort, found.vector.tobytes()) == (address, cohort, vector.tobytes())
+    assert found.statistics == sent.statistics
 
 
 @given(FINITE, st.booleans(), st.integers(min_value=0, max_value=2**40), st.sampled_from([MECHANISM, None]))
@@ -303,13 +319,15 @@ def test_a_site_that_calls_itself_a_novel_is_cut_short() -> None:
 
 def test_metric_sums_arrive_bit_for_bit_in_their_shapes() -> None:
     sent = evaluation()
-    arrived = read_sums(write_sums(sent), EXPECTED, "metrics")
-    assert isinstance(arrived, SumsReport)
-    assert {name: (tuple(sums.shape), sums.tolist()) for name, sums in arrived.sums.items()} == {
+    found = arrived(write_sums(sent))
+    assert isinstance(found, SumsReport)
+    assert (found.purpose, found.mechanism, found.seeded) == ("metrics", MECHANISM, True)
+    assert found.receipt == RECEIPT
+    assert {name: (tuple(sums.shape), sums.tolist()) for name, sums in found.sums.items()} == {
         "count": ((), 4.0),
         "bins": ((1, 2), [[1.0, 0.0]]),
     }
-    arrived.sums["count"].add_(1)  # the server adds in place: it must own the memory
+    found.sums["count"].add_(1)  # the server adds in place: it must own the memory
     assert sent.sums["count"] == 4
 
 
@@ -335,28 +353,28 @@ def test_an_evaluation_is_refused_whose_sums_hold(name: str, array: Array, error
     content = write_sums(evaluation())
     content["sums"]["count"] = array
     with pytest.raises(ReportRefused) as refused:
-        read_sums(content, EXPECTED, "metrics")
+        arrived(content)
     assert type(refused.value) is error
 
 
 def test_the_largest_allowed_metric_is_read() -> None:
     sums = evaluation(bins=torch.ones(2**17, dtype=torch.float64))
-    arrived = read_sums(write_sums(sums), EXPECTED, "metrics")
-    assert isinstance(arrived, SumsReport)
-    assert arrived.sums["bins"].sum() == 2**17
+    found = arrived(write_sums(sums))
+    assert isinstance(found, SumsReport)
+    assert found.sums["bins"].sum() == 2**17
 
 
 def test_an_evaluation_without_sums_is_refused() -> None:
     content = write_sums(evaluation())
     del content["sums"]
     with pytest.raises(MissingTensor):
-        read_sums(content, EXPECTED, "metrics")
+        arrived(content)
 
 
 def test_a_refusal_arrives_in_place_of_either_report() -> None:
     refusal = Refusal(site="north", error="BudgetExhausted", reason="2.9 is spent")
     assert read_report(write_refusal(refusal), EXPECTED) == refusal
-    assert read_sums(write_refusal(refusal), EXPECTED, "metrics") == refusal
+    assert arrived(write_refusal(refusal)) == refusal
 
 
 def test_a_refusal_of_garbage_is_cut_short_and_does_no_harm() -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 from server.records import RunResult
 from server.rounds import Setup, run_rounds
 from tests.client_builders import PLAIN, plan
-from tests.server_builders import TASK, PostOffice, agreeable, refusals, refused, run, sent, sent_sums, start
+from tests.server.sums_builders import a_report
+from tests.server_builders import TASK, PostOffice, agreeable, refusals, refused, run, sent, start
 
 PLAIN_METRICS = plan({**PLAIN, "metrics": "plain"})
 
@@ -36,7 +37,7 @@ def measured(answers: dict[int, dict[str, Tensor] | None]) -> RunResult:
         found = answers[node]
         if found is None:
             return [refused(message, "OrderRefused")]
-        return [sent_sums(message, found)]
+        return a_report(message, PLAIN_METRICS, {name: sums.tolist() for name, sums in found.items()}, None, None)
 
     return run(answer, PLAIN_METRICS, nodes=len(answers))
 
