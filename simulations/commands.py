@@ -192,8 +192,6 @@ def _say_what_is_readable(console: Console, where: _Where) -> None:
     key = "its key is gone with this process" if where.key_file is None else f"locked by {where.key_file}"
     console.print(f"models are sealed in vault/ ({escape(key)})", highlight=False)
     if where.keep_sites:
-        console.print(
-            "sealed records and ledgers of the sites are kept in sites/: `fedseal ledger show`", highlight=False
-        )
+        console.print("sealed records and ledgers of the sites are in sites/: fedseal ledger show", highlight=False)
     if where.export:
         console.print("exported in the clear, on purpose: [bold]model.safetensors[/]", highlight=False)

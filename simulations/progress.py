@@ -63,7 +63,7 @@ class LiveProgress(Observer):
 
 def site_table(result: RunResult) -> Table:
     """One row a site, those that spent most first."""
-    table = Table(title="Sites")
+    table = Table(title="Sites, epsilon as their ledgers prove it")
     for column in ("site", "declared rows", "rounds", "refusals", "epsilon spent", "of budget"):
         table.add_column(column, justify="left" if column == "site" else "right")
     budget = result.plan.privacy.epsilon
