@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from privacy.errors import MechanismUnsound
 
 KIND = "poisson-sampled-gaussian/1"
 NEIGHBOURING = "add-or-remove-one"
 UNITS = ("record", "group", "client")
+
+_FACTS = ("noise_multiplier", "sample_rate", "steps", "max_grad_norm", "unit")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,7 @@ class Mechanism:
 
     def facts(self) -> dict[str, str | int | float]:
         """The mechanism as plain values, with its kind and neighbouring relation, for ledgers, messages and reports."""
-        return {"kind": KIND, "neighbouring": NEIGHBOURING, **asdict(self)}
+        return {"kind": KIND, "neighbouring": NEIGHBOURING, **{name: getattr(self, name) for name in _FACTS}}
 
     @staticmethod
     def from_facts(facts: Mapping[str, object]) -> Mechanism:
@@ -70,7 +72,7 @@ class Mechanism:
                 f"this version prices {KIND!r} under {NEIGHBOURING!r} only"
             )
         values = {name: value for name, value in facts.items() if name not in ("kind", "neighbouring")}
-        if set(values) != {"noise_multiplier", "sample_rate", "steps", "max_grad_norm", "unit"}:
+        if values.keys() != set(_FACTS):
             raise MechanismUnsound(f"mechanism with the facts {sorted(values)}: one is missing or unknown")
         return Mechanism(**values)  # type: ignore[arg-type]
 
