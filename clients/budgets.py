@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 
 from pydantic import ValidationError
 
@@ -25,6 +27,25 @@ def read_budget(asked: Mapping[str, object]) -> BudgetSet:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise DataInvalid(f"budget: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def budget_table(path: Path) -> dict[str, object]:
+    """The settings of a policy file's table [budget]: epsilon, delta, per_run, per_round, allow.
+
+    Raises:
+        DataInvalid: the file can't be read, or has no such table.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))["budget"]
+    except OSError as error:
+        raise DataInvalid(f"{path} can't be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataInvalid(f"{path} is no TOML: {error}") from None
+    except KeyError:
+        table = None
+    if not isinstance(table, dict):
+        raise DataInvalid(f"{path} has no table [budget] with epsilon and delta")
+    return {name: float(value) if type(value) is int else value for name, value in table.items()}
 
 
 def in_words(budget: BudgetSet) -> str:

@@ -48,6 +48,10 @@ def init(
     keys: KeysOption = None,
     epsilon: Annotated[float, typer.Option(min=0, help="What each data set may cost, for ever, over all runs.")] = 10.0,
     delta: Annotated[float, typer.Option(min=0, max=1, help="The delta of that epsilon.")] = 1e-5,
+    anchor: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="File on another volume that holds the ledger's newest checkpoint."),
+    ] = None,
     passphrase_fd: PassphraseDescriptor = None,
 ) -> None:
     """Make a site: its identity, its keyring, its ledger, and a vault for its records and models.
@@ -59,6 +63,8 @@ def init(
     budget = read_budget({"epsilon": epsilon, "delta": delta})
     safe = Safe.create(folder, name or folder.resolve().name.lower(), lock, new_passphrase(passphrase_fd))
     safe.ledger().set_budget(budget)
+    if anchor is not None:
+        safe.anchor_at(anchor)
     console = _console()
     console.print(f"made site [bold]{escape(safe.name)}[/] in {escape(str(folder))}")
     console.print(f"its identity's fingerprint: {safe.public_identity().fingerprint}")

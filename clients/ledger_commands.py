@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clients.budgets import in_words, read_budget
+from clients.budgets import budget_table, in_words, read_budget
 from clients.site_options import PassphraseDescriptor, SiteOption, unlocked
 from privacy.errors import DataInvalid
 
@@ -173,8 +173,8 @@ def anchor(
 
 @budget_commands.command("set")
 def set_budget(
-    epsilon: Annotated[float, typer.Option(help="What each data set may cost, for ever, over all runs.")],
-    delta: Annotated[float, typer.Option(help="The delta of that epsilon.")],
+    epsilon: Annotated[float | None, typer.Option(help="What each data set may cost, for ever, over all runs.")] = None,
+    delta: Annotated[float | None, typer.Option(help="The delta of that epsilon.")] = None,
     per_run: Annotated[float | None, typer.Option(help="Epsilon of one run.")] = None,
     per_round: Annotated[float | None, typer.Option(help="Epsilon of one release.")] = None,
     allow: Annotated[
@@ -184,16 +184,25 @@ def set_budget(
     data: Annotated[
         str | None, typer.Option(metavar="NAME", help="For this data set only; else for all others.")
     ] = None,
+    policy: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML file whose table [budget] says all of this, instead of options."),
+    ] = None,
     site: SiteOption = None,
     passphrase_fd: PassphraseDescriptor = None,
 ) -> None:
     """Set what may be spent from now on. The change is an entry of the ledger, like everything else."""
     from clients.spending import account_named
 
+    typed = {"epsilon": epsilon, "delta": delta, "per_run": per_run, "per_round": per_round, "allow": allow or None}
+    wanted = {name: value for name, value in typed.items() if value is not None}
+    if policy is not None and wanted:
+        raise typer.BadParameter("name a --policy file or options, not both: one place says what may be spent")
+    if policy is None and (epsilon is None or delta is None):
+        raise typer.BadParameter("name --epsilon and --delta, or a --policy file with a table [budget]")
     ledger = unlocked(site, passphrase_fd).ledger()
     account = None if data is None else account_named(ledger.books(), data)
-    asked = {"account": account, "epsilon": epsilon, "delta": delta, "per_run": per_run, "per_round": per_round}
-    budget = read_budget({**asked, **({"allow": allow} if allow else {})})
+    budget = read_budget({**(wanted if policy is None else budget_table(policy)), "account": account})
     ledger.set_budget(budget)
     _console().print(f"[bold]{escape(data or _EVERY)}[/]: {in_words(budget)}")
 

@@ -1,6 +1,7 @@
 """`fedseal bench engine`: seconds a round and peak memory of the simulation engine, beside Flower's own on Ray.
 
 The peer is Flower itself, installed by the optional extra `ray`; without it its rows say so and its goal is left out.
+FedSeal's own apps are not measured on Ray: a site's ledger lives with the site, and Ray moves clients between workers.
 Every case runs in a fresh process (`simulations.benchmarks.engine_case`), so that its peak, sampled while it runs, is
 its own: the resident size of an engine of one process; where there are children the sum of proportional sizes, which
 counts shared pages once (of resident sizes on systems that know no other).
@@ -34,7 +35,6 @@ _SAMPLE_SECONDS = 0.05
 _LONGEST_SECONDS = 300.0
 _NAMES = {
     "fedseal": "FedSeal, in process",
-    "ray-fedseal": "FedSeal's apps on Flower 1.41 Ray",
     "ray-fedavg": "Flower 1.41 Ray, FedAvg (the peer itself)",
 }
 
@@ -72,8 +72,6 @@ _FULL = (
     Case(engine="ray-fedavg", clients=1_000, rounds=4),
     Case(engine="ray-fedavg", clients=100, rounds=6),
     *_OURS,
-    Case(engine="ray-fedseal", clients=1_000, rounds=3),
-    Case(engine="ray-fedseal", clients=100, rounds=6),
     Case(engine="ray-fedavg", clients=1_000, rounds=4),
 )
 

@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -182,18 +182,12 @@ def _in_process(clients: int, rounds: int, clock: _Clock) -> None:
     _fedseal_server(clients, rounds, clock)(grid, context)
 
 
-def _on_ray(
-    server: Callable[[int, int, _Clock], ServerApp],
-    client: Callable[[], ClientApp],
-    clients: int,
-    rounds: int,
-    clock: _Clock,
-) -> None:
+def _on_ray(clients: int, rounds: int, clock: _Clock) -> None:
     from flwr.simulation import run_simulation  # warns when it is imported without Ray
 
     run_simulation(
-        server_app=server(clients, rounds, clock),
-        client_app=client(),
+        server_app=_flower_server(clients, rounds, clock),
+        client_app=flower_client(),
         num_supernodes=clients,
         backend_config={"client_resources": {"num_cpus": 1, "num_gpus": 0.0}},  # an actor a core, Flower's best here
     )
@@ -201,8 +195,7 @@ def _on_ray(
 
 ENGINES: dict[str, Callable[[int, int, _Clock], None]] = {
     "fedseal": _in_process,
-    "ray-fedseal": partial(_on_ray, _fedseal_server, adding_client),
-    "ray-fedavg": partial(_on_ray, _flower_server, flower_client),
+    "ray-fedavg": _on_ray,
 }
 
 
