@@ -155,8 +155,8 @@ def facts(entry: Entry) -> tuple[object, ...]:
 
 TestLedgerMachine = LedgerMachine.TestCase
 TestLedgerMachine.settings = settings(
-    max_examples=40,
-    stateful_step_count=30,
+    max_examples=500,
+    stateful_step_count=50,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
