@@ -134,13 +134,8 @@ def record_losses(task: Task, model: nn.Module, batch: Rows) -> Tensor:
     Raises:
         TaskInvalid: the task returned another shape.
     """
-    losses = task.loss(model, batch)
-    if losses.shape != (len(batch),):
-        raise TaskInvalid(
-            f"the task's loss has shape {tuple(losses.shape)} for a batch of {len(batch)} records: return one loss a "
-            "record, for example with reduction='none'"
-        )
-    return losses
+    remedy = "return one loss a record, for example with reduction='none'"
+    return _one_a_record(task.loss(model, batch), "loss", batch, remedy)
 
 
 def record_answers(task: Task, model: nn.Module, batch: Rows) -> Tensor:
@@ -149,18 +144,20 @@ def record_answers(task: Task, model: nn.Module, batch: Rows) -> Tensor:
     Raises:
         TaskInvalid: the task returned another shape.
     """
-    answers = task.correct(model, batch)
-    if answers.shape != (len(batch),):
-        raise TaskInvalid(
-            f"the task's correct has shape {tuple(answers.shape)} for a batch of {len(batch)} records: return one "
-            "number a record"
-        )
-    return answers
+    return _one_a_record(task.correct(model, batch), "correct", batch, "return one number a record")
 
 
 def draws_randomness(model: nn.Module) -> bool:
     """Whether a module of the model draws from torch's global generator in training, as dropout does."""
     return any("drop" in type(module).__name__.lower() for module in model.modules())
+
+
+def _one_a_record(values: Tensor, what: str, batch: Rows, remedy: str) -> Tensor:
+    if values.shape != (len(batch),):
+        raise TaskInvalid(
+            f"the task's {what} has shape {tuple(values.shape)} for a batch of {len(batch)} records: {remedy}"
+        )
+    return values
 
 
 def _refuse_running_statistics(model: nn.Module) -> None:

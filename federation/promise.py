@@ -61,13 +61,7 @@ def metrics_mechanism(plan: Plan) -> Mechanism | None:
     if noise_multiplier is None:
         share = Budget(epsilon=plan.privacy.epsilon * plan.privacy.metrics_share, delta=plan.privacy.delta)
         noise_multiplier = calibrate(share, 1.0, _rounds(plan))
-    return Mechanism(
-        noise_multiplier=noise_multiplier,
-        sample_rate=1.0,
-        steps=1,
-        max_grad_norm=METRICS_BOUND,
-        unit=plan.privacy.unit,
-    )
+    return _one_release(plan, noise_multiplier, METRICS_BOUND)
 
 
 def statistics_mechanism(plan: Plan, bound: float) -> Mechanism | None:
@@ -81,13 +75,7 @@ def statistics_mechanism(plan: Plan, bound: float) -> Mechanism | None:
     if plan.statistics != "private":
         return None
     share = Budget(epsilon=plan.privacy.epsilon * plan.privacy.statistics_share, delta=plan.privacy.delta)
-    return Mechanism(
-        noise_multiplier=calibrate(share, 1.0, 1),
-        sample_rate=1.0,
-        steps=1,
-        max_grad_norm=bound,
-        unit=plan.privacy.unit,
-    )
+    return _one_release(plan, calibrate(share, 1.0, 1), bound)
 
 
 def prices(plan: Plan, task: Task) -> dict[Purpose, Mechanism | None]:
@@ -125,6 +113,13 @@ def rounds_within_budget(plan: Plan) -> int:
         cost = epsilon(run_releases(plan, middle), plan.privacy.delta)
         fits, beyond = (middle, beyond) if cost <= plan.privacy.epsilon else (fits, middle)
     return fits
+
+
+def _one_release(plan: Plan, noise_multiplier: float, bound: float) -> Mechanism:
+    """The Gaussian mechanism, once, on a sum to which every unit adds a vector of at most this L2 norm."""
+    return Mechanism(
+        noise_multiplier=noise_multiplier, sample_rate=1.0, steps=1, max_grad_norm=bound, unit=plan.privacy.unit
+    )
 
 
 def _rounds(plan: Plan) -> int:
