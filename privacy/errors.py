@@ -11,6 +11,11 @@ travel to the server. Programming mistakes stay ValueError and RuntimeError.
     ├── MechanismUnsound        facts that no accountant can price
     ├── BudgetExhausted         a round would pass the site's budget; nothing was touched
     ├── OrderRefused            what a site won't do, whatever the server asks
+    │   ├── NotJoined           the site is no member of this encrypted run, or has forgotten it
+    │   ├── ModelDiffers        the site holds another model than the other members of an encrypted run
+    │   ├── ValueTooLarge       an update holds a value that its encryption can't carry
+    │   └── SumRefused          an encrypted sum is not that of the reports that it came with
+    ├── MembershipRefused       who is said to belong to an encrypted run can't be believed
     ├── RunFailed               a run could not start or go on
     ├── StorageFailed           the disk refused: full, read-only or failing; what was there before stands
     ├── StorageBusy             another process is changing this folder
@@ -43,6 +48,9 @@ travel to the server. Programming mistakes stay ValueError and RuntimeError.
         ├── StaleLedger         the site's ledger is an older copy than it showed before
         ├── ForkedLedger        the site's ledger is another history than it signed before
         ├── WrongReserve        the site's ledger reserved something else than what the report says
+        ├── MalformedCiphertext a ciphertext was cut, changed, or is none
+        ├── ForeignCiphertext   a ciphertext of another run, round, site, purpose or encryption
+        ├── TooManySites        one more ciphertext could make the sum decrypt wrong
         └── MalformedReport     the message can't be read at all
 """
 
@@ -84,6 +92,26 @@ class BudgetExhausted(FedSealError):
 
 class OrderRefused(FedSealError):
     """What a site won't do, whatever the server asks."""
+
+
+class NotJoined(OrderRefused):
+    """The site is no member of this encrypted run, or has forgotten it."""
+
+
+class ModelDiffers(OrderRefused):
+    """The site holds another model than the other members of an encrypted run."""
+
+
+class ValueTooLarge(OrderRefused):
+    """An update holds a value that its encryption can't carry."""
+
+
+class SumRefused(OrderRefused):
+    """An encrypted sum is not that of the reports that it came with."""
+
+
+class MembershipRefused(FedSealError):
+    """Who is said to belong to an encrypted run can't be believed."""
 
 
 class RunFailed(FedSealError):
@@ -216,3 +244,15 @@ class WrongReserve(ReportRefused):
 
 class MalformedReport(ReportRefused):
     """The message can't be read at all."""
+
+
+class MalformedCiphertext(ReportRefused):
+    """A ciphertext was cut, changed, or is none."""
+
+
+class ForeignCiphertext(ReportRefused):
+    """A ciphertext of another run, round, site, purpose or encryption."""
+
+
+class TooManySites(ReportRefused):
+    """One more ciphertext could make the sum decrypt wrong."""
