@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from privacy import files
 from privacy.errors import IdentityRefused, KeyFileInvalid, KeyRefused, KeyringDamaged, LockChanged, StorageFailed
-from privacy.identity import Identity, PublicIdentity, Signer
+from privacy.identity import Identity, PublicIdentity
 from privacy.keys import KeyRing, KeyStore
 from privacy.ledger import Ledger
 from privacy.ledger_rows import MemoryRows, SqliteRows
@@ -58,6 +58,7 @@ class Safe:
     name: str
     vault: Vault
     ledger: Callable[[], Ledger]
+    _own: Identity | None = None
 
     @staticmethod
     def create(folder: Path, name: str, keys: KeySettings, passphrase: Callable[[], Secret]) -> Safe:
@@ -128,9 +129,9 @@ class Safe:
     def throw_away(folder: Path, name: str) -> Safe:
         """A safe whose keys die with this process: what it leaves in the folder nobody can read."""
         files.make_folder(folder)
-        keyring = KeyRing.throw_away(name)
-        ledger = Ledger.create(MemoryRows(), keyring, Signer.create(name))
-        return Safe(folder, name, Vault(folder, keyring, files.writing), lambda: ledger)
+        keyring, identity = KeyRing.throw_away(name), Identity.create(name)
+        ledger = Ledger.create(MemoryRows(), keyring, identity.signer())
+        return Safe(folder, name, Vault(folder, keyring, files.writing), lambda: ledger, identity)
 
     @contextmanager
     def changing(self) -> Iterator[Vault]:
@@ -149,7 +150,7 @@ class Safe:
 
     def identity(self) -> Identity:
         """The owner's private identity."""
-        return _identity(self.vault, self.name)
+        return self._own or _identity(self.vault, self.name)
 
     def public_identity(self) -> PublicIdentity:
         """The identity that lies in the open.

@@ -31,7 +31,7 @@ _HEAD_BYTES = len(_MAGIC) + 4
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,99}")
 _FILE = re.compile(rf"(?P<kind>[a-z-]+)\.(?P<name>{_NAME.pattern})\.(?P<version>0|[1-9][0-9]{{0,8}})")
 _DATA_KINDS = frozenset({"data-set", "rows"})
-_KINDS = _DATA_KINDS | {"model", "identity", "register"}
+_KINDS = _DATA_KINDS | {"model", "identity", "register", "certificate", "run"}
 
 
 @dataclass(frozen=True, slots=True, order=True)
