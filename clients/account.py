@@ -11,7 +11,7 @@ from clients.data import DataSet
 from clients.registers import register_data
 from federation.orders import Order
 from federation.plan import Plan
-from federation.promise import budget
+from federation.promise import budget, permissions
 from privacy.budget import WHOLE_SITE
 from privacy.entries import Purpose, Reserved
 from privacy.ledger import Ledger, Ticket, now
@@ -64,12 +64,21 @@ class Account:
             witnessed=digest_of(order.shown),
         )
         wish = budget(plan) if plan.is_private else None
-        return Reservation(self.ledger.reserve(asked, wish, others), known)
+        return Reservation(self.ledger.reserve(asked, wish, others, permissions(plan)), known)
 
     def settle(self, reservation: Reservation, report: bytes) -> Receipt:
         """Notes the SHA-256 of what leaves; returns what the server gets to see of the ledger. Raises as `reserve`."""
         self.ledger.settle(reservation.ticket, report)
         return self.ledger.receipt(reservation.ticket.reserved.run, reservation.known)
+
+    def refuse(self, plan: Plan) -> None:
+        """Passes a plan if the newest budget allows what the server would read; nothing is spent.
+
+        Raises:
+            OrderRefused: it does not, or there is none.
+            LedgerCorrupt and others: as `reserve`.
+        """
+        self.ledger.books().refuse_ways(self._of(plan), permissions(plan))
 
     def _of(self, plan: Plan) -> str:
         """The account of what the plan protects: a client is the whole site, whichever of its data sets is read."""

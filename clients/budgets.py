@@ -5,7 +5,9 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from pydantic import ValidationError
 
 from privacy.entries import BudgetSet
@@ -13,6 +15,13 @@ from privacy.errors import DataInvalid
 from privacy.ledger import now
 
 PRIVATE_UNITS = ["record", "group", "client"]
+AllowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="record, group, client, none, plain-metrics, plain-updates, server-release; may be repeated, and replaces "
+        "what was allowed. Else the first three."
+    ),
+]
 
 
 def read_budget(asked: Mapping[str, object]) -> BudgetSet:

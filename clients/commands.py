@@ -12,8 +12,8 @@ from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from clients.budgets import in_words, read_budget
-from clients.site_options import (
+from clients.budgets import PRIVATE_UNITS, AllowOption, in_words, read_budget
+from federation.safe_options import (
     KeyFileOption,
     KeysOption,
     PassphraseDescriptor,
@@ -48,6 +48,7 @@ def init(
     keys: KeysOption = None,
     epsilon: Annotated[float, typer.Option(min=0, help="What each data set may cost, for ever, over all runs.")] = 10.0,
     delta: Annotated[float, typer.Option(min=0, max=1, help="The delta of that epsilon.")] = 1e-5,
+    allow: AllowOption = None,
     anchor: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="File on another volume that holds the ledger's newest checkpoint."),
@@ -60,7 +61,7 @@ def init(
     key nobody opens the site again, its owner neither.
     """
     lock = lock_settings(folder, key_file, keys)
-    budget = read_budget({"epsilon": epsilon, "delta": delta})
+    budget = read_budget({"epsilon": epsilon, "delta": delta, "allow": allow or PRIVATE_UNITS})
     safe = Safe.create(folder, name or folder.resolve().name.lower(), lock, new_passphrase(passphrase_fd))
     safe.ledger().set_budget(budget)
     if anchor is not None:

@@ -12,8 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from clients.budgets import budget_table, in_words, read_budget
-from clients.site_options import PassphraseDescriptor, SiteOption, unlocked
+from clients.budgets import AllowOption, budget_table, in_words, read_budget
+from federation.safe_options import PassphraseDescriptor, SiteOption, unlocked
 from privacy.errors import DataInvalid
 
 ledger_commands = typer.Typer(help="See and bound what a site spends, and prove it.", no_args_is_help=True)
@@ -177,10 +177,7 @@ def set_budget(
     delta: Annotated[float | None, typer.Option(help="The delta of that epsilon.")] = None,
     per_run: Annotated[float | None, typer.Option(help="Epsilon of one run.")] = None,
     per_round: Annotated[float | None, typer.Option(help="Epsilon of one release.")] = None,
-    allow: Annotated[
-        list[str] | None,
-        typer.Option(help="record, group, client, none, plain-metrics; may be repeated. Else the first three."),
-    ] = None,
+    allow: AllowOption = None,
     data: Annotated[
         str | None, typer.Option(metavar="NAME", help="For this data set only; else for all others.")
     ] = None,

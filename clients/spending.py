@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from federation.plan import Plan
 from federation.promise import budget as wish_of
-from federation.promise import metrics_mechanism, round_mechanism, statistics_mechanism
+from federation.promise import metrics_mechanism, permissions, round_mechanism, statistics_mechanism
 from privacy.budget import WHOLE_SITE, Books, Tally
 from privacy.entries import DataRegistered, Entry, Purpose, Reserved, Settled
 from privacy.errors import BudgetExhausted, DataInvalid
@@ -145,7 +145,7 @@ def rounds_left(books: Books, account: str, plan: Plan) -> tuple[int, str]:
                 witnessed="0" * 64,
             )
             try:
-                books.refuse(asked, wish)
+                books.refuse(asked, wish, permissions(plan))
             except BudgetExhausted as error:
                 return number, str(error)
             books.add(asked)

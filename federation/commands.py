@@ -46,7 +46,10 @@ def show(
         console.print(Padding(escape(row.meaning), (0, 0, 0, 4)))
         if row.choices:
             console.print(Padding(f"[dim]one of {', '.join(row.choices)}[/]", (0, 0, 0, 4)))
-    console.print(f"\nplan hash {plan.digest}", soft_wrap=True)
+    console.print()
+    for line in _who_reads(plan):
+        console.print(line, soft_wrap=True)
+    console.print(f"plan hash {plan.digest}", soft_wrap=True)
 
 
 @plan_commands.command()
@@ -66,7 +69,10 @@ def check(
 def promise_lines(plan: Plan) -> list[str]:
     """What a plan promises, in sentences with rich markup."""
     if not plan.is_private:
-        return ["[bold red]privacy.unit is none: this plan trains WITHOUT privacy; updates may reveal records[/]"]
+        return [
+            "[bold red]privacy.unit is none: this plan trains WITHOUT privacy; updates may reveal records[/]",
+            *_who_reads(plan),
+        ]
     from federation.promise import metrics_mechanism, round_mechanism, rounds_within_budget, run_releases
     from privacy.accountant import accountant_name, epsilon, epsilon_by_rdp
 
@@ -110,7 +116,27 @@ def promise_lines(plan: Plan) -> list[str]:
         lines.append(
             "[yellow]metrics = plain: exact sums over held-out records leave the sites; epsilon does not cover them[/]"
         )
-    return lines
+    return [*lines, *_who_reads(plan)]
+
+
+def _who_reads(plan: Plan) -> list[str]:
+    """Who can read updates and the model."""
+    settings = plan.encryption
+    if not plan.is_encrypted:
+        return ["[yellow]encryption.scheme = none: the server reads every update, and the model[/]"]
+    if settings.simulate == "sizes":
+        return [
+            "[yellow]encryption.simulate = sizes: NOTHING is encrypted, the server could read every update; messages "
+            "have the sizes of ciphertexts[/]"
+        ]
+    model = "the last model" if plan.release == "server" else "none, nor the model"
+    if settings.scheme == "ckks":
+        return [
+            "updates leave sites encrypted (CKKS, no range); the server reads none, nor the model",
+            "[yellow]decrypted CKKS sums can give the key away (Li and Micciancio 2021): sites must keep them[/]",
+        ]
+    how = f"updates leave sites encrypted (BFV, {settings.bits} bits a value); the server reads "
+    return [how + (model if plan.release == "sites" else f"none, but gets {model}")]
 
 
 def new(

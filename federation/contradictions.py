@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from federation.plan import Plan
+from privacy.encryption_parameters import Encryption
 from privacy.errors import PlanInvalid
+
+_BITS_OF_MANY = 14  # leave the widest margin for noise
 
 
 def refuse_contradictions(plan: Plan) -> None:
@@ -23,6 +26,11 @@ def refuse_contradictions(plan: Plan) -> None:
         _krum_against_quorum,
         _column_named,
         _rounds_per_site,
+        _robust_against_encryption,
+        _quorum_against_encryption,
+        _quorum_against_sum,
+        _ckks_against_server,
+        _settings_without_ciphertexts,
     ):
         says_no(plan)
 
@@ -40,6 +48,72 @@ def refuse_loose_delta(plan: Plan, units: int) -> None:
         raise PlanInvalid(
             f"plan: privacy.delta is {plan.privacy.delta:g}, but a site holds about {units} {unit}s: a mechanism may "
             f"then publish a whole {unit} and still keep its promise; set privacy.delta below {0.1 / units:.1g}"
+        )
+
+
+def most_sites(plan: Plan) -> int | None:
+    """How many sites' updates the plan's encryption adds without error; None: it does not encrypt."""
+    return Encryption.of(plan.encryption.scheme, plan.encryption.bits).most_sites if plan.is_encrypted else None
+
+
+def refuse_large_cohort(plan: Plan, sites: int) -> None:
+    """Passes a cohort of so many sites, if their sum can be decrypted without error.
+
+    Raises:
+        PlanInvalid: the noise in the sum of so many ciphertexts could pass into the values.
+    """
+    most = most_sites(plan)
+    if most is None or sites <= most:
+        return
+    scheme, bits, widest = plan.encryption.scheme, plan.encryption.bits, Encryption.of("bfv", _BITS_OF_MANY).most_sites
+    how = f"encryption.bits = {bits}" if scheme == "bfv" else f"encryption.scheme = {scheme!r}"
+    helps = scheme == "bfv" and bits != _BITS_OF_MANY and sites <= widest
+    more = f"set encryption.bits to {_BITS_OF_MANY} (up to {widest:,} sites), or " if helps else ""
+    raise PlanInvalid(
+        f"plan: a round would add the updates of {sites:,} sites, but with {how} the sum of more than {most:,} may "
+        f"decrypt wrong: {more}lower cohort.share, and cohort.quorum where it asks for more"
+    )
+
+
+def _robust_against_encryption(plan: Plan) -> None:
+    if plan.is_encrypted and plan.aggregation.rule != "mean":
+        raise PlanInvalid(
+            f"plan: aggregation.rule {plan.aggregation.rule!r} compares single updates, which encryption.scheme "
+            f"{plan.encryption.scheme!r} hides from the server: set aggregation.rule to 'mean', or, where every site's "
+            "policy allows it, encryption.scheme to 'none'"
+        )
+
+
+def _quorum_against_encryption(plan: Plan) -> None:
+    if plan.is_encrypted and plan.cohort.quorum < 3:
+        raise PlanInvalid(
+            f"plan: cohort.quorum is {plan.cohort.quorum}, but the members of an encrypted run read its sums, and "
+            "from a sum of two each reads the other's update: set cohort.quorum to 3 or more, or "
+            "encryption.scheme to 'none'"
+        )
+
+
+def _quorum_against_sum(plan: Plan) -> None:
+    refuse_large_cohort(plan, plan.cohort.quorum)
+
+
+def _ckks_against_server(plan: Plan) -> None:
+    if plan.encryption.scheme == "ckks" and plan.release == "server":
+        raise PlanInvalid(
+            "plan: encryption.scheme is 'ckks' and release is 'server': decrypted CKKS sums carry an error that "
+            "depends on the key, and the server, which holds the ciphertexts, could compute it from the model (Li and "
+            "Micciancio 2021); set encryption.scheme to 'bfv', or release to 'sites'"
+        )
+
+
+def _settings_without_ciphertexts(plan: Plan) -> None:
+    settings = plan.encryption
+    if settings.scheme != "bfv" and settings.simulate == "sizes":
+        raise PlanInvalid("plan: encryption.simulate is 'sizes', which is there for encryption.scheme 'bfv' only")
+    if settings.scheme == "ckks" and (settings.range is not None or settings.rounding != "nearest"):
+        raise PlanInvalid(
+            "plan: encryption.scheme 'ckks' has no range and no rounding: leave encryption.range and "
+            "encryption.rounding out, or set the scheme to 'bfv'"
         )
 
 

@@ -8,7 +8,7 @@ from federation.plan import Plan
 from federation.statistics import bound
 from federation.task import Task
 from privacy.accountant import Budget, calibrate, epsilon
-from privacy.entries import Purpose
+from privacy.entries import Permission, Purpose
 from privacy.mechanism import Mechanism
 
 # A unit counts one, is right by at most one, and loses at most one: federation/private_metrics.py
@@ -18,6 +18,13 @@ METRICS_BOUND = 3**0.5
 def budget(plan: Plan) -> Budget:
     """What each site may spend over the whole run."""
     return Budget(epsilon=plan.privacy.epsilon, delta=plan.privacy.delta)
+
+
+def permissions(plan: Plan) -> tuple[Permission, ...]:
+    """What a site's budget must allow besides the plan's unit of privacy, because the server could read it."""
+    if not plan.is_encrypted or plan.encryption.simulate == "sizes":
+        return ("plain-updates",)
+    return ("server-release",) if plan.release == "server" else ()
 
 
 def round_mechanism(plan: Plan) -> Mechanism:

@@ -17,7 +17,8 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from federation.contradictions import refuse_contradictions
-from federation.plan import Plan, Scalar, Settings, flatten
+from federation.plan import Plan, Scalar, flatten
+from federation.plan_settings import Settings
 from privacy.errors import PlanInvalid
 
 
@@ -123,7 +124,7 @@ def _settings(table: type[Settings], prefix: str) -> Iterator[Setting]:
 
 
 def _choices(field: FieldInfo) -> tuple[str, ...]:
-    return get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    return tuple(map(str, get_args(field.annotation))) if get_origin(field.annotation) is Literal else ()
 
 
 def _sentence(problem: ErrorDetails, known: Mapping[str, Setting]) -> str:

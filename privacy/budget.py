@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 
 from privacy.accountant import Budget, epsilon
-from privacy.entries import BudgetSet, DataRegistered, Entry, Reserved
+from privacy.entries import BudgetSet, DataRegistered, Entry, Permission, Reserved
 from privacy.errors import BudgetExhausted, OrderRefused
 from privacy.mechanism import Mechanism
 
@@ -121,17 +121,52 @@ class Books:
         """What may be spent on an account."""
         return self.budgets.get(account) or self.budgets.get(None)
 
-    def refuse(self, asked: Reserved, wish: Budget | None) -> None:
+    def refuse(self, asked: Reserved, wish: Budget | None, permissions: Collection[Permission] = ()) -> None:
         """Passes a release that the site's budgets and the plan's wish still cover.
 
         wish: the plan's budget of one run; None: the plan states none
+        permissions: what every budget must allow besides the unit of privacy
 
         Raises:
             OrderRefused: no budget is set, or what is asked is not allowed, or can't be priced with what was spent.
             BudgetExhausted: with what was spent, asked and left.
         """
-        name = self._called(asked.account)
-        if self.budget(asked.account) is None:
+        alike = self._held_to(asked.account)
+        for account in alike:
+            self._refuse_kind(asked, account)
+        self.refuse_ways(asked.account, permissions)
+        if asked.mechanism is None:
+            return
+        for account in alike:
+            self._refuse_beyond(asked, asked.mechanism, account)
+        if wish is not None:
+            in_run = self.spent_in(asked.account, asked.run)
+            self._hold(self._called(asked.account), "the plan, its run", in_run, asked.mechanism, wish)
+
+    def refuse_ways(self, account: str, permissions: Collection[Permission]) -> None:
+        """Passes what the server would read of an account, if every budget that holds for it allows it.
+
+        Raises:
+            OrderRefused: no budget is set, or one does not allow it.
+        """
+        for each in self._held_to(account):
+            budget = self.budget(each)
+            for permission in permissions:
+                if budget is not None and permission not in budget.allow:
+                    raise OrderRefused(
+                        f"the plan {_WAYS[permission]}, but this site's budget does not allow {permission!r}, only "
+                        f"{', '.join(budget.allow)}; its engineer may allow it as well with `fedseal ledger budget set "
+                        "--allow`, or the plan be changed"
+                    )
+
+    def _held_to(self, account: str) -> list[str]:
+        """The accounts whose budgets hold for this one, itself first: a unit of it may be in any of the others.
+
+        Raises:
+            OrderRefused: no budget is set.
+        """
+        if self.budget(account) is None:
+            name = self._called(account)
             raise OrderRefused(
                 *_told(
                     name,
@@ -139,16 +174,7 @@ class Books:
                     "site",
                 )
             )
-        alike = sorted(self.alike(asked.account), key=lambda account: (account != asked.account, account))
-        for account in alike:  # a unit of the one may be in any of the others, whose own budgets hold as well
-            self._refuse_kind(asked, account)
-        if asked.mechanism is None:
-            return
-        for account in alike:
-            self._refuse_beyond(asked, asked.mechanism, account)
-        if wish is not None:
-            in_run = self.spent_in(asked.account, asked.run)
-            self._hold(name, "the plan, its run", in_run, asked.mechanism, wish)
+        return sorted(self.alike(account), key=lambda each: (each != account, each))
 
     def _refuse_kind(self, asked: Reserved, account: str) -> None:
         kind = asked.mechanism.unit if asked.mechanism else "plain-metrics" if asked.purpose == "metrics" else "none"
@@ -201,6 +227,12 @@ class Books:
                     f"releases, left {max(limit - before, 0):.4f}, and this release would make it {after:.4f}",
                 )
             )
+
+
+_WAYS: dict[Permission, str] = {
+    "plain-updates": "sends updates that the server can read",
+    "server-release": "gives the server the model (release = 'server')",
+}
 
 
 def _told(name: str, message: str) -> tuple[str, str]:

@@ -30,6 +30,7 @@ Facts: TypeAlias = Annotated[Mechanism, BeforeValidator(_mechanism), PlainSerial
 Digest: TypeAlias = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Account: TypeAlias = Annotated[str, Field(pattern=r"^([0-9a-f]{64}|site)$")]
 Purpose: TypeAlias = Literal["update", "metrics", "statistics"]
+Permission: TypeAlias = Literal["plain-updates", "server-release"]
 Name: TypeAlias = Annotated[str, Field(min_length=1, max_length=100)]
 Time: TypeAlias = Annotated[str, Field(max_length=40)]
 Epsilon: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -80,7 +81,8 @@ class BudgetSet(_Entry):
     epsilon:   for ever, at `delta`, over all runs
     per_run:   of one run, at `delta`; None: no bound of its own
     per_round: of one release, at `delta`; None: no bound of its own
-    allow:     units of privacy, and "none" (no privacy) or "plain-metrics", that plans may ask for
+    allow:     units of privacy that plans may ask for, and "none" (no privacy), "plain-metrics" (exact metrics),
+               "plain-updates" (the server reads updates), "server-release" (the server gets the model)
     """
 
     kind: Literal["budget"] = "budget"
@@ -89,7 +91,7 @@ class BudgetSet(_Entry):
     delta: Delta
     per_run: Epsilon | None
     per_round: Epsilon | None
-    allow: list[Literal["record", "group", "client", "none", "plain-metrics"]]
+    allow: list[Literal["record", "group", "client", "none", "plain-metrics"] | Permission]
 
 
 class Reserved(_Entry):

@@ -24,7 +24,7 @@ from threading import RLock
 from privacy import files
 from privacy.accountant import Budget
 from privacy.budget import WHOLE_SITE, Books
-from privacy.entries import SALT_BYTES, BudgetSet, DataRegistered, Entry, Opened, Reserved, Rotated, Settled
+from privacy.entries import SALT_BYTES, BudgetSet, DataRegistered, Entry, Opened, Permission, Reserved, Rotated, Settled
 from privacy.errors import CheckpointInvalid, IdentityRefused, LedgerCorrupt, LedgerRolledBack, OrderRefused
 from privacy.history import REMEDY, History
 from privacy.identity import Signer
@@ -78,13 +78,20 @@ class Ledger:
             ledger._append(Opened(time=now(), site=signer.name, verifying=signer.verifying.hex()))
         return ledger
 
-    def reserve(self, asked: Reserved, wish: Budget | None = None, shown: Iterable[Shown] = ()) -> Ticket:
+    def reserve(
+        self,
+        asked: Reserved,
+        wish: Budget | None = None,
+        shown: Iterable[Shown] = (),
+        permissions: Collection[Permission] = (),
+    ) -> Ticket:
         """Writes the price of a release before the release may touch data.
 
         Durable when it returns: a crash afterwards leaves the release counted in full.
 
         wish:  the plan's own budget of one run, held beside the site's
         shown: signed checkpoints of other ledgers that came with the order: the newer ones are remembered as well
+        permissions: what the budget must allow besides the unit of privacy
 
         Raises:
             BudgetExhausted, OrderRefused: it may not be made, or was made before, or what is shown contradicts what was
@@ -94,7 +101,7 @@ class Ledger:
         with self._changing() as history:
             newer = newer_views(self._rows.seen(), shown)
             history.refuse_repeated(asked)
-            history.books.refuse(asked, wish)
+            history.books.refuse(asked, wish, permissions)
             self._append(asked)
             for origin, note in newer.items():
                 self._rows.set_seen(origin, note)

@@ -69,6 +69,30 @@ def test_a_budget_is_stated_in_one_place_and_whole(north: Safe, here: Path) -> N
         assert (said.status, said.out) == (2, "")
 
 
+def test_a_new_site_shows_the_server_nothing_unless_it_is_told_to(here: Path) -> None:
+    done("site", "init", "south", "--key-file", "keys/south.key")
+    said = done("site", "init", "west", "--key-file", "keys/west.key", "--allow", "record", "--allow", "plain-updates")
+    assert "allowed: record, plain-updates" in said
+    allowed = [Safe.unlock(here / name, nobody).ledger().books().budgets[None].allow for name in ("south", "west")]
+    assert allowed == [["record", "group", "client"], ["record", "plain-updates"]]
+
+
+def test_a_site_that_allows_what_nobody_knows_is_not_made(here: Path) -> None:
+    said = refused("site", "init", "south", "--key-file", "keys/south.key", "--allow", "plain-update")
+    assert said.startswith("budget: allow")
+    assert not (here / "south").exists()
+
+
+def test_what_the_server_may_read_is_allowed_by_option_and_by_policy_alike(north: Safe, here: Path) -> None:
+    words = ("record", "plain-updates", "server-release")
+    done("ledger", "budget", "set", "--epsilon", "6", "--delta", "1e-5", *(f"--allow={word}" for word in words))
+    (here / "policy.toml").write_text(f"[budget]\nepsilon = 6\ndelta = 1e-5\nallow = {list(words)}\n")
+    done("ledger", "budget", "set", "--policy", "policy.toml")
+    assert "allowed: record, plain-updates, server-release" in done("ledger", "budget", "show")
+    typed, written = north.ledger().entries()[-2:]
+    assert typed.model_copy(update={"time": written.time}) == written
+
+
 def test_a_site_can_be_made_with_an_anchor(here: Path) -> None:
     done("site", "init", "south", "--key-file", "keys/south.key", "--anchor", "elsewhere/south.anchor")
     safe = Safe.unlock(here / "south", nobody)

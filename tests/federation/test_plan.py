@@ -11,11 +11,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from federation.contradictions import most_sites, refuse_large_cohort
 from federation.plan import Plan, Scalar, flatten
 from federation.reading import app_config, read_overrides, read_plan, settings
 from privacy.errors import PlanInvalid
 
 SETTINGS = settings()
+READABLE: dict[str, Scalar] = {"encryption.scheme": "none"}
+NEEDED = {"data.partition": {"data.partition_column": "site"}, "aggregation.rule": READABLE}  # beside a setting
 
 # For every setting: values that are wrong alone, and one that is right and not the default.
 VALUES: dict[str, tuple[list[object], Scalar]] = {
@@ -25,6 +28,7 @@ VALUES: dict[str, tuple[list[object], Scalar]] = {
     "seed": ([-1, 2**63, 0.5, "x"], 2**63 - 1),
     "metrics": (["exact", "", 1], "plain"),
     "statistics": (["plain", "", 1], "private"),
+    "release": (["nobody", "", 1], "server"),
     "privacy.unit": (["patient", "Record", 0], "group"),
     "privacy.epsilon": ([0, -3.0, 100.1, "much"], 8),
     "privacy.delta": ([0, 0.1, 1.0, -1e-5, "little"], 1e-7),
@@ -47,6 +51,7 @@ VALUES: dict[str, tuple[list[object], Scalar]] = {
     "training.iterate_averaging": ([1, -0.1, "x"], 0.5),
     "hardware.device": (["gpu", "cuda:", "cuda:x", "cpu ", 0], "cuda:1"),
     "hardware.max_physical_batch": ([0, -1, 1.5, "x"], 64),
+    "hardware.encryption_processes": ([0, -1, 1.5, "x"], 2),
     "hardware.grad_sample_mode": (["ghost", 1], "functorch"),
     "cohort.share": ([0, 1.1, "half"], 0.5),
     "cohort.quorum": ([0, -1, 1.5, "x"], 5),
@@ -70,6 +75,12 @@ VALUES: dict[str, tuple[list[object], Scalar]] = {
     "data.shards_per_site": ([0, -1, 1.5, "x"], 4),
     "data.size_spread": ([-0.1, "x"], 2),
     "data.partition_column": ([1, True], "hospital"),
+    "encryption.scheme": (["paillier", "BFV", 1], "ckks"),
+    "encryption.bits": ([0, 8, 17, "x"], 24),
+    "encryption.range": ([0, -1.0, "wide"], 0.5),
+    "encryption.first_range": ([0, -1.0, "wide"], 2.0),
+    "encryption.rounding": (["up", 1], "stochastic"),
+    "encryption.simulate": (["nothing", 1], "sizes"),
 }
 NUMBERS = [key for key, row in SETTINGS.items() if isinstance(VALUES[key][1], int | float)]
 WRONG = [(key, value) for key, (wrong, _) in VALUES.items() for value in wrong]
@@ -129,13 +140,13 @@ def test_yes_and_no_are_not_numbers(key: str) -> None:
 
 @pytest.mark.parametrize("key", SETTINGS)
 def test_the_hash_changes_when_any_setting_changes(key: str) -> None:
-    changed = {key: VALUES[key][1], **({"data.partition_column": "site"} if key == "data.partition" else {})}
+    changed = {key: VALUES[key][1], **NEEDED.get(key, {})}
     assert read_plan(changed).digest != Plan().digest
     assert read_plan(changed).flat()[key] == VALUES[key][1]
 
 
 def test_the_hashes_of_all_these_plans_differ() -> None:
-    digests = {read_plan({key: right}).digest for key, (_, right) in VALUES.items()}
+    digests = {read_plan({key: right, **NEEDED.get(key, {})}).digest for key, (_, right) in VALUES.items()}
     assert len(digests) == len(VALUES)
 
 
@@ -160,8 +171,9 @@ def test_the_hash_is_the_sha256_of_sorted_json_without_spaces() -> None:
 @given(st.data())
 @hypothesis_settings(deadline=None, max_examples=60)
 def test_a_plan_comes_back_from_flat_keys_and_from_toml_tables(data: st.DataObject) -> None:
-    keys = data.draw(st.lists(st.sampled_from([key for key in VALUES if key != "aggregation.weights"]), unique=True))
-    plan = read_plan({key: VALUES[key][1] for key in keys})
+    free = [key for key in VALUES if key != "aggregation.weights" and not key.startswith("encryption.")]
+    keys = data.draw(st.lists(st.sampled_from(free), unique=True))
+    plan = read_plan({**READABLE, **{key: VALUES[key][1] for key in keys}})
     assert read_plan(plan.flat()) == plan
     assert read_plan(dict(reversed(plan.flat().items()))) == plan
     assert read_plan(flatten(plan.model_dump(exclude_none=True))) == plan
@@ -229,14 +241,38 @@ def test_a_plan_cannot_be_changed_after_it_was_checked() -> None:
 @pytest.mark.parametrize(
     ("flat", "reason", "remedy"),
     [
+        (
+            {"aggregation.rule": "median"},
+            "compares single updates, which encryption.scheme 'bfv' hides",
+            "aggregation.rule to 'mean'",
+        ),
+        (
+            {"aggregation.rule": "median", "encryption.scheme": "ckks"},
+            "encryption.scheme 'ckks' hides",
+            "rule to 'mean'",
+        ),
+        (
+            {"encryption.scheme": "bfv", "encryption.bits": 16, "cohort.quorum": 66},
+            "the updates of 66 sites",
+            "set encryption.bits to 14",
+        ),
+        ({"cohort.quorum": 2}, "from a sum of two each reads the other's update", "cohort.quorum to 3 or more"),
+        (
+            {"encryption.scheme": "ckks", "release": "server"},
+            "an error that depends on the key",
+            "encryption.scheme to 'bfv', or release to 'sites'",
+        ),
+        ({"encryption.scheme": "none", "encryption.simulate": "sizes"}, "encryption.simulate is 'sizes'", "'bfv' only"),
+        ({"encryption.scheme": "ckks", "encryption.range": 1.0}, "has no range", "leave encryption.range"),
+        ({"encryption.scheme": "ckks", "encryption.rounding": "stochastic"}, "no rounding", "set the scheme to 'bfv'"),
         ({"privacy.delta": 0.01, "data.rows_per_site": 100}, "about 100 records", "privacy.delta below 0.001"),
         (
-            {"aggregation.rule": "median", "aggregation.weights": "declared"},
+            {"aggregation.rule": "median", "aggregation.weights": "declared", **READABLE},
             "counts every site once",
             "aggregation.weights to 'uniform', or aggregation.rule to 'mean'",
         ),
         (
-            {"aggregation.rule": "krum", "aggregation.byzantine_sites": 2, "cohort.quorum": 6},
+            {"aggregation.rule": "krum", "aggregation.byzantine_sites": 2, "cohort.quorum": 6, **READABLE},
             "needs 7 reports",
             "at least 7",
         ),
@@ -281,7 +317,14 @@ def test_settings_that_contradict_each_other_are_refused_with_the_remedy(
         {"privacy.delta": 0.01, "data.rows_per_site": 99},
         {"privacy.delta": 0.01, "data.rows_per_site": 100, "privacy.unit": "none"},
         {"aggregation.rule": "mean", "aggregation.weights": "declared"},
-        {"aggregation.rule": "krum", "aggregation.byzantine_sites": 2, "cohort.quorum": 7},
+        {"aggregation.rule": "krum", "aggregation.byzantine_sites": 2, "cohort.quorum": 7, **READABLE},
+        {"encryption.scheme": "none", "cohort.quorum": 2, "release": "server"},
+        {"encryption.scheme": "bfv", "release": "server"},
+        {"encryption.scheme": "ckks", "encryption.bits": 12},
+        {"encryption.scheme": "bfv", "encryption.bits": 16, "cohort.quorum": 65},
+        {"encryption.scheme": "bfv", "encryption.bits": 14, "cohort.quorum": 4161},
+        {"encryption.scheme": "none", "cohort.quorum": 5000},
+        {"encryption.simulate": "sizes", "encryption.range": 1.0, "encryption.rounding": "error-feedback"},
         {"data.partition": "column", "data.partition_column": "hospital"},
         {"privacy.unit": "client", "privacy.delta": 0.01, "data.rows_per_site": 10**6},
         {"privacy.unit": "client", "privacy.records_per_group": 9, "hardware.max_physical_batch": 8},
@@ -380,3 +423,42 @@ def test_minus_zero_names_the_same_plan_as_zero() -> None:
 
 def test_a_text_setting_takes_what_stands_behind_the_equals_sign() -> None:
     assert read_overrides(["name=5", "task=a:b"]) == {"name": "5", "task": "a:b"}
+
+
+@pytest.mark.parametrize(
+    ("bits", "scheme", "most"),
+    [(12, "bfv", 65), (14, "bfv", 4161), (16, "bfv", 65), (24, "bfv", 65), (16, "ckks", 4161)],
+)
+def test_a_cohort_whose_sum_could_decrypt_wrong_is_refused(bits: int, scheme: str, most: int) -> None:
+    agreed = read_plan({"encryption.bits": bits, "encryption.scheme": scheme})
+    refuse_large_cohort(agreed, most)
+    with pytest.raises(PlanInvalid, match=rf"sum of more than {most:,} may decrypt wrong: .*lower cohort.share"):
+        refuse_large_cohort(agreed, most + 1)
+
+
+@pytest.mark.parametrize(
+    ("bits", "scheme", "sites", "offered"),
+    [
+        (16, "bfv", 66, True),
+        (12, "bfv", 4161, True),
+        (24, "bfv", 4162, False),  # too many for any width
+        (14, "bfv", 4162, False),
+        (16, "ckks", 4162, False),
+    ],
+)
+def test_fourteen_bits_are_offered_where_they_would_help(bits: int, scheme: str, sites: int, offered: bool) -> None:
+    agreed = read_plan({"encryption.bits": bits, "encryption.scheme": scheme})
+    with pytest.raises(PlanInvalid) as refused:
+        refuse_large_cohort(agreed, sites)
+    assert ("set encryption.bits to 14 (up to 4,161 sites)" in str(refused.value)) is offered
+    assert ("encryption.bits = " in str(refused.value)) is (scheme == "bfv")
+
+
+@pytest.mark.parametrize(("bits", "wide"), [(12, 65), (14, 4161), (16, 65), (24, 65)])
+def test_the_meaning_of_bits_names_the_cohorts_that_the_noise_allows(bits: int, wide: int) -> None:
+    assert most_sites(read_plan({"encryption.scheme": "bfv", "encryption.bits": bits})) == wide
+    assert f"{wide:,}" in SETTINGS["encryption.bits"].meaning
+
+
+def test_a_plan_in_the_clear_adds_any_number_of_sites() -> None:
+    refuse_large_cohort(read_plan({"encryption.scheme": "none"}), 10**6)

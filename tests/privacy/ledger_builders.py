@@ -28,7 +28,7 @@ NOISE = Mechanism(noise_multiplier=50.0, sample_rate=1.0, steps=1, max_grad_norm
 DELTA = 1e-5
 REPORT = bytes(range(32))
 NOTHING_SEEN = "0" * 64
-EVERYTHING = ["record", "group", "client", "none", "plain-metrics"]
+EVERYTHING = ["record", "group", "client", "none", "plain-metrics", "plain-updates", "server-release"]
 HEART, LUNG, LIVER = ("a1" * 32, "b2" * 32, "c3" * 32)
 _real_write = os.write
 

@@ -9,7 +9,7 @@ import pytest
 
 from privacy.accountant import Budget, epsilon
 from privacy.budget import WHOLE_SITE, Books, Tally
-from privacy.entries import Entry, Reserved
+from privacy.entries import Entry, Permission, Reserved
 from privacy.errors import BudgetExhausted, MechanismUnsound, OrderRefused
 from privacy.mechanism import Mechanism
 from tests.privacy.ledger_builders import (
@@ -149,8 +149,9 @@ def test_a_refusal_says_whose_budget_it_is_what_was_spent_asked_and_left() -> No
 def test_without_a_budget_nothing_is_spent() -> None:
     known = books(HEARTS, budget(account=LUNG))
     for release in (asked(1, account=HEART), asked(1), asked(1, account=HEART, mechanism=None)):
-        with pytest.raises(OrderRefused, match="no budget is set"):
-            known.refuse(release, None)
+        for permissions in ((), ("plain-updates",)):
+            with pytest.raises(OrderRefused, match="no budget is set"):
+                known.refuse(release, None, permissions)
 
 
 def test_what_has_no_privacy_must_be_allowed_and_then_no_epsilon_is_left() -> None:
@@ -167,6 +168,38 @@ def test_what_has_no_privacy_must_be_allowed_and_then_no_epsilon_is_left() -> No
     assert spent(known, WHOLE_SITE) == math.inf
     with pytest.raises(BudgetExhausted, match=r"spent inf in 1 releases, left 0.0000"):
         known.refuse(asked(2), None)
+
+
+ALLOWED = [*PRIVATE, "plain-updates"]
+
+
+@pytest.mark.parametrize("permission", ["plain-updates", "server-release"])
+@pytest.mark.parametrize("purpose", ["update", "metrics", "statistics"])
+def test_what_the_server_would_read_must_be_allowed_whatever_is_released(permission: Permission, purpose: str) -> None:
+    known, release = books(budget(allow=PRIVATE)), asked(1, purpose=purpose)
+    known.refuse(release, None)
+    with pytest.raises(OrderRefused, match=f"does not allow '{permission}', only record, group, client; .* --allow`"):
+        known.refuse(release, None, [permission])
+    known.add(budget(allow=[*PRIVATE, permission]))
+    known.refuse(release, None, [permission])
+    known.add(budget(allow=PRIVATE))  # the newest counts
+    with pytest.raises(OrderRefused, match=f"does not allow '{permission}'"):
+        known.refuse(release, None, [permission])
+
+
+def test_to_read_updates_is_not_allowed_by_allowing_the_model_nor_the_other_way_round() -> None:
+    for allowed, wanted in (("plain-updates", "server-release"), ("server-release", "plain-updates")):
+        with pytest.raises(OrderRefused, match=f"does not allow '{wanted}'"):
+            books(budget(allow=[*PRIVATE, allowed])).refuse(asked(1), None, [wanted])
+
+
+def test_what_the_server_would_read_must_be_allowed_for_every_data_set_that_overlaps() -> None:
+    known = books(HEARTS, data(LUNG, "lung", HEART), data(LIVER, "liver"), budget(allow=ALLOWED))
+    known.add(budget(account=HEART, allow=PRIVATE))
+    known.refuse(asked(1, account=LIVER), None, ["plain-updates"])
+    for account in (HEART, LUNG, WHOLE_SITE):  # records that were never sealed may be any
+        with pytest.raises(OrderRefused, match="does not allow 'plain-updates'"):
+            known.refuse(asked(1, account=account), None, ["plain-updates"])
 
 
 def test_units_of_privacy_that_are_not_the_same_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
