@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,31 @@ class Order:
     vector: NDArray[np.float32]
     shown: tuple[Shown, ...] = ()
     statistics: tuple[float, ...] = ()
+
+
+class Report(Protocol):
+    """What every report says of what it cost, in the clear or encrypted."""
+
+    @property
+    def address(self) -> Address: ...
+
+    @property
+    def site(self) -> str: ...
+
+    @property
+    def purpose(self) -> Purpose: ...
+
+    @property
+    def mechanism(self) -> Mechanism | None: ...
+
+    @property
+    def seeded(self) -> bool: ...
+
+    @property
+    def receipt(self) -> Receipt: ...
+
+    @property
+    def digest(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,9 +6,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
+from federation.layout import Layout
 from federation.task import Task
 
 _TAKING_TURNS = threading.Lock()
@@ -32,3 +35,10 @@ def first_model(task: Task, seed: int) -> nn.Module:
     """
     with seeded_torch(seed):
         return task.model()
+
+
+def initial_vector(task: Task, seed: int) -> tuple[Layout, NDArray[np.float32]]:
+    """The layout and the first model as a vector, (P,)."""
+    model = first_model(task, seed)
+    layout = Layout.of(model)
+    return layout, layout.flatten(model)

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from federation.checkpoints import Checkpoint, keep, notes_of
 from federation.layout import Layout
+from federation.optimizers import ModelState
 from federation.plan import Plan
-from server.optimizers import ServerState
 from server.run_folder import RunFolder
 from tests.client_builders import PLAIN, plan
 from tests.command_builders import HEARTS, app_in
@@ -55,7 +55,7 @@ def a_run(parent: Path, weights: Mapping[str, Tensor] = MORTAL, agreed: Plan = A
     layout = Layout(names=tuple(weights), shapes=tuple(tuple(tensor.shape) for tensor in weights.values()))
     vector = torch.cat([tensor.float().flatten() for tensor in weights.values()]).numpy()
     for number, signed in ((2, -vector), (3, vector)):
-        folder.model_advanced(number, layout, ServerState.start(signed, agreed.aggregation))
+        folder.model_advanced(number, layout, ModelState.start(signed, agreed.aggregation))
     return folder.path
 
 

@@ -18,7 +18,8 @@ from federation.groups import (
     refuse_cut_groups,
     without_units,
 )
-from federation.plan import DataSettings, Plan, PrivacySettings
+from federation.plan import Plan
+from federation.plan_settings import DataSettings, PrivacySettings
 from federation.preparation import drop_duplicates, drop_missing
 from federation.rows import Rows, concatenate, held_out, split
 from federation.tables import read_table

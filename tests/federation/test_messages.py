@@ -15,22 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from federation.layout import Layout
-from federation.messages import (
-    Address,
-    Expectation,
-    Order,
-    Refusal,
-    SumsReport,
-    TrainReport,
-    payload_bytes,
-    read_order,
-    read_report,
-    read_sums,
-    write_order,
-    write_refusal,
-    write_report,
-    write_sums,
-)
+from federation.messages import read_order, read_report, read_sums, write_order, write_report, write_sums
+from federation.orders import Address, Expectation, Order, Refusal, SumsReport, TrainReport
+from federation.wire import payload_bytes, write_refusal
 from privacy.errors import (
     FedSealError,
     LateReport,

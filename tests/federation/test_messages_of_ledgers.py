@@ -10,18 +10,9 @@ import pytest
 import torch
 
 from federation.layout import Layout
-from federation.messages import (
-    Address,
-    Expectation,
-    Order,
-    TrainReport,
-    read_order,
-    read_report,
-    shown_with,
-    write_order,
-    write_report,
-)
-from federation.orders import digest_of_report, digest_of_sums
+from federation.messages import read_order, read_report, write_order, write_report
+from federation.orders import Address, Expectation, Order, TrainReport, digest_of_report, digest_of_sums
+from federation.wire import shown_with
 from privacy.errors import (
     OrderRefused,
 )

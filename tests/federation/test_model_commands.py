@@ -13,10 +13,10 @@ import torch
 from federation.checkpoints import Checkpoint, keep, notes_of
 from federation.layout import Layout
 from federation.model_files import write_safetensors
+from federation.optimizers import ModelState
 from privacy.safe import Safe
 from privacy.secret import Secret
 from privacy.unlocking import PassphraseSettings
-from server.optimizers import ServerState
 from server.run_folder import RunFolder
 from tests.clients.data_builders import on_disk, pipe
 from tests.command_builders import done, fedseal_says, refused
@@ -217,7 +217,7 @@ def test_a_run_whose_key_was_thrown_away_is_refused_and_says_why(here: Path, com
     folder = RunFolder(here / "runs", simulation_seed=1)
     folder.run_started("17", AGREED, 3)
     layout = Layout(names=("weight", "bias"), shapes=((2, 3), (2,)))
-    folder.model_advanced(1, layout, ServerState.start(np.ones(8, dtype=np.float32), AGREED.aggregation))
+    folder.model_advanced(1, layout, ModelState.start(np.ones(8, dtype=np.float32), AGREED.aggregation))
     said = refused("model", command[0], "runs/latest", *command[1:])
     assert "holds no model that can be opened" in said
     assert "a run without --key-file threw its key away" in said

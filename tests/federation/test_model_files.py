@@ -18,12 +18,12 @@ from torch import nn
 from federation.checkpoints import Checkpoint, keep, notes_of
 from federation.layout import Layout
 from federation.model_files import StoredModel, read_model, write_safetensors
+from federation.optimizers import ModelState
 from federation.seeding import first_model
 from federation.task import Task
 from privacy.errors import DataInvalid, KeyRefused, ObjectDamaged, ObjectMissing, TaskInvalid, WrongKeyFile
 from privacy.safe import Safe
 from privacy.vault import Label
-from server.optimizers import ServerState
 from server.run_folder import RunFolder
 from tests.client_builders import PLAIN, GivenTask, perceptron, plan
 from tests.privacy.vault_builders import key_file, nobody, object_file, safe_in
@@ -44,7 +44,7 @@ def a_run(parent: Path, rounds: int = 3, export: bool = False) -> Path:
     folder.run_started("17", AGREED, 3)
     for number in range(1, rounds + 1):
         vector = np.full(4, number, dtype=np.float32)
-        folder.model_advanced(number, LAYOUT, ServerState.start(vector, AGREED.aggregation))
+        folder.model_advanced(number, LAYOUT, ModelState.start(vector, AGREED.aggregation))
     return folder.path
 
 
@@ -105,7 +105,7 @@ def test_a_folder_with_nothing_but_an_exported_model_names_that(tmp_path: Path) 
 def test_a_run_whose_key_was_thrown_away_opens_only_by_what_it_exported(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path, simulation_seed=1)
     folder.run_started("17", AGREED, 3)
-    folder.model_advanced(1, LAYOUT, ServerState.start(np.ones(4, dtype=np.float32), AGREED.aggregation))
+    folder.model_advanced(1, LAYOUT, ModelState.start(np.ones(4, dtype=np.float32), AGREED.aggregation))
     with pytest.raises(DataInvalid, match="threw its key away"):
         read_model(folder.path, nobody)
     a_file(folder.path)
