@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from federation.layout import Layout
-from federation.plan import TrainingSettings
+from federation.plan_settings import TrainingSettings
 
 
 class LocalOptimizer:

@@ -1,33 +1,36 @@
 """One site: it checks the order, reserves the price, trains, and answers. `Site.train` is the whole promise.
 
-Between rounds a site keeps only its ledger.
+`train`, `evaluate` and `release_statistics` answer in the clear, and the site keeps only its ledger between rounds. In
+an encrypted run `clients/encrypted_site.py` has the same releases made, and wraps them as ciphertexts.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from clients.account import Account, Reservation
 from clients.data import DataSet
-from clients.declaration import declared_rows, declared_units
-from clients.kept_model import Keep, keep_nothing
+from clients.declaration import declared_units
+from clients.kept_model import Keep, KeptModel, keep_nothing
 from clients.model_check import refuse_dependent_answers, refuse_dependent_losses, refuse_model
+from clients.plain_wrap import PlainSums, PlainUpdate
 from clients.records import Records
 from clients.training import Protection, Settings, refuse_mixing_layers, train_privately, train_without_privacy
 from clients.whole_update import train_as_one
+from clients.wrap import Price, Released, Wrapped, WrapSums, WrapUpdate
 from federation import statistics
 from federation.contradictions import refuse_loose_delta
 from federation.evaluation import metric_sums
 from federation.layout import Layout
-from federation.orders import Order, SumsReport, TrainReport, digest_of_report, digest_of_sums
-from federation.plan import HardwareSettings, Plan
+from federation.orders import Order, SumsReport, TrainReport
+from federation.plan import Plan
+from federation.plan_settings import HardwareSettings
 from federation.private_metrics import noised, noisy_sums
 from federation.promise import metrics_mechanism, round_mechanism, statistics_mechanism
 from federation.rows import Rows, RowSource
@@ -108,7 +111,24 @@ class Site:
     def __post_init__(self) -> None:
         self._records = Records(task=self.task, info=self.info, data=self.data)
 
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.info.name
+
     def train(self, order: Order) -> TrainReport:
+        """The update of one round, in the clear. Raises as `make_update`."""
+        return self.make_update(order, PlainUpdate(order=order, info=self.info))
+
+    def evaluate(self, order: Order) -> SumsReport:
+        """Metric sums of the order's model, in the clear. Raises as `make_metrics`."""
+        return self.make_metrics(order, PlainSums(order=order, info=self.info, purpose="metrics"))
+
+    def release_statistics(self, order: Order) -> SumsReport:
+        """The noisy sums that the task asks for, in the clear. Raises as `make_statistics`."""
+        return self.make_statistics(order, PlainSums(order=order, info=self.info, purpose="statistics"))
+
+    def make_update(self, order: Order, wrap: WrapUpdate[Released]) -> Released:
         """Trains one round; its price is durable before a record is read.
 
         Raises:
@@ -123,23 +143,17 @@ class Site:
         mechanism = self._mechanism(model)
         account = self._account()
         reservation = account.reserve(order, self.plan, "update", mechanism)
-        self.keep(order, Layout.of(model), self.plan)
+        address = order.address
+        kept = KeptModel(run=address.run, round=address.round, vector=order.vector, statistics=order.statistics)
+        self.keep(kept, Layout.of(model), self.plan)
         try:
             update = self._trained(model, order, mechanism) - order.vector  # (P,)
         except Exception:
             MODELS.forget()  # the model may hold what only a finished round may keep
             raise
-        return TrainReport(
-            address=order.address,
-            site=self.info.name,
-            update=update,
-            mechanism=mechanism,
-            declared_rows=declared_rows(self.info, self.plan),
-            seeded=self.info.simulation_seed is not None,
-            receipt=account.settle(reservation, digest_of_report(order.address, self.info.name, update)),
-        )
+        return _settled(account, reservation, wrap(update, self._price(mechanism)))
 
-    def evaluate(self, order: Order) -> SumsReport:
+    def make_metrics(self, order: Order, wrap: WrapSums[Released]) -> Released:
         """Metric sums of the order's model over the site's held-out records: noisy or exact, as the plan says.
 
         Raises:
@@ -163,11 +177,11 @@ class Site:
         else:
             if mechanism.unit != "client":
                 MODELS.check_metrics_once(task, _one(test))
-            stream = self._stream("metrics", order.address.round)
+            stream = self.stream("metrics", order.address.round)
             sums = noisy_sums(task, model.eval(), test, self.plan, mechanism, stream)
-        return self._sums_report(order, account, reservation, sums)
+        return _settled(account, reservation, wrap(sums, self._price(mechanism)))
 
-    def release_statistics(self, order: Order) -> SumsReport:
+    def make_statistics(self, order: Order, wrap: WrapSums[Released]) -> Released:
         """The noisy sums that the task asks for of the site's training records, before the first round.
 
         Raises:
@@ -189,22 +203,15 @@ class Site:
         for positions in torch.arange(len(rows)).split(max(1, _VALUES_AT_ONCE // width)):
             batch = rows.take(positions)
             total.add(statistics.vectors(wanted, batch), batch.units)
-        noisy = noised(total.result(), mechanism, self._stream("statistics", 0))
-        return self._sums_report(order, account, reservation, {"statistics": noisy})
+        noisy = noised(total.result(), mechanism, self.stream("statistics", 0))
+        return _settled(account, reservation, wrap({"statistics": noisy}, self._price(mechanism)))
 
-    def _sums_report(
-        self, order: Order, account: Account, reservation: Reservation, sums: Mapping[str, Tensor]
-    ) -> SumsReport:
-        reserved = reservation.ticket.reserved
-        return SumsReport(
-            address=order.address,
-            site=self.info.name,
-            purpose=reserved.purpose,
-            sums=sums,
-            mechanism=reserved.mechanism,
-            seeded=self.info.simulation_seed is not None,
-            receipt=account.settle(reservation, digest_of_sums(order.address, self.info.name, sums)),
-        )
+    def refuse_plan(self) -> None:
+        """Passes the plan if the newest budget allows what the server would read. Raises as `Account.refuse`."""
+        self._account().refuse(self.plan)
+
+    def _price(self, mechanism: Mechanism | None) -> Price:
+        return Price(mechanism=mechanism, seeded=self.info.simulation_seed is not None)
 
     def _learn(self, order: Order) -> None:
         """From now on records are prepared by what the order's statistics say."""
@@ -252,7 +259,7 @@ class Site:
     def _trained(self, model: nn.Module, order: Order, mechanism: Mechanism | None) -> NDArray[np.float32]:
         task, rows = self._records.task, self._records.training(self._device())
         settings = Settings(
-            training=self.plan.training, hardware=self.plan.hardware, stream=self._stream("round", order.address.round)
+            training=self.plan.training, hardware=self.plan.hardware, stream=self.stream("round", order.address.round)
         )
         if mechanism is None:
             return train_without_privacy(task, model, rows, settings)
@@ -266,7 +273,8 @@ class Site:
         )
         return train_privately(task, model, rows, protection, settings)
 
-    def _stream(self, what: str, round_number: int) -> RandomStream:
+    def stream(self, what: str, round_number: int) -> RandomStream:
+        """The site's randomness for one purpose of one round: from the system, or in simulations from the seed."""
         seed = self.info.simulation_seed
         if seed is None:
             return RandomStream.from_system()
@@ -277,6 +285,11 @@ class Site:
         if wanted == "auto":
             wanted = "cuda" if torch.cuda.is_available() else "cpu"
         return torch.device(wanted)
+
+
+def _settled(account: Account, reservation: Reservation, wrapped: Wrapped[Released]) -> Released:
+    """What leaves, once the ledger holds its digest."""
+    return wrapped.with_receipt(account.settle(reservation, wrapped.digest))
 
 
 def _one(rows: RowSource) -> Rows:

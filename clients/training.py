@@ -35,7 +35,7 @@ from clients.model_check import (
 from clients.penalties import LocalOptimizer
 from clients.sampling import GroupSampler, RecordSampler, Sampler, shuffled_batches
 from federation.groups import numbered, refuse_lost_units, units_of, without_units
-from federation.plan import HardwareSettings, TrainingSettings
+from federation.plan_settings import HardwareSettings, TrainingSettings
 from federation.rows import Rows, RowSource
 from federation.seeding import seeded_torch
 from federation.task import Task

@@ -14,7 +14,8 @@ from clients.site import Site
 from clients.training import Protection, Settings, train_privately, train_without_privacy
 from federation.layout import Layout
 from federation.orders import Address, Order
-from federation.plan import HardwareSettings, Plan, Scalar, TrainingSettings
+from federation.plan import Plan, Scalar
+from federation.plan_settings import HardwareSettings, TrainingSettings
 from federation.reading import read_plan
 from federation.rows import Rows
 from federation.site_info import SiteInfo
@@ -32,9 +33,10 @@ Build = Callable[[], nn.Module]
 
 ONE_STEP = Mechanism(noise_multiplier=1.0, sample_rate=1.0, steps=1, max_grad_norm=1.0)
 FULL_STEP = TrainingSettings(learning_rate=1.0)
-PLAIN: dict[str, Scalar] = {"privacy.unit": "none", "rounds": 1}
-PRIVATE: dict[str, Scalar] = {"privacy.noise_multiplier": 1.0, "privacy.epsilon": 50.0, "rounds": 1}
-EVERYTHING = ["record", "group", "client", "none", "plain-metrics"]
+READABLE: dict[str, Scalar] = {"encryption.scheme": "none", "cohort.quorum": 2}
+PLAIN: dict[str, Scalar] = {**READABLE, "privacy.unit": "none", "rounds": 1}
+PRIVATE: dict[str, Scalar] = {**READABLE, "privacy.noise_multiplier": 1.0, "privacy.epsilon": 50.0, "rounds": 1}
+EVERYTHING = ["record", "group", "client", "none", "plain-metrics", "plain-updates", "server-release"]
 GENEROUS: dict[str, object] = {"epsilon": 1e6, "delta": 1e-5, "allow": EVERYTHING}
 ALARM = 1e-6  # chance that a statistical test would fail without a fault; the seeds are fixed
 MODES = ["hooks", "functorch", "ew"]
@@ -144,9 +146,11 @@ def plan(changes: Mapping[str, Scalar]) -> Plan:
     return read_plan({"hardware.device": "cpu", **changes})
 
 
-def ledger_of(name: str = "north", rows: LedgerRows | None = None, **budget: object) -> Ledger:
+def ledger_of(
+    name: str = "north", rows: LedgerRows | None = None, signer: Signer | None = None, **budget: object
+) -> Ledger:
     """A ledger, in memory if no rows are given, of a site that allows what this budget says, and else everything."""
-    ledger = Ledger.create(rows or MemoryRows(), KeyRing.throw_away(name), Signer.create(name))
+    ledger = Ledger.create(rows or MemoryRows(), KeyRing.throw_away(name), signer or Signer.create(name))
     ledger.set_budget(read_budget({**GENEROUS, **budget}))
     return ledger
 

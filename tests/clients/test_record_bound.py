@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clients.training import refuse_mixing_layers
-from federation.plan import HardwareSettings
+from federation.plan_settings import HardwareSettings
 from federation.rows import Rows
 from federation.task import Task
 from privacy.errors import FedSealError, ModelUnsupported, OrderRefused, TaskInvalid

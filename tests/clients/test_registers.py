@@ -25,6 +25,8 @@ from tests.federation.table_builders import csv_file
 from tests.privacy.ledger_builders import HEART, LUNG, asked, books, budget, data
 from tests.privacy.vault_builders import object_file, safe_in
 
+ALLOWED = ("--allow", "record", "--allow", "plain-updates")
+
 
 @pytest.fixture
 def north(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Safe:
@@ -154,8 +156,8 @@ def test_units_and_records_never_stand_in_the_ledger_or_the_register_in_the_clea
 
 def test_a_budget_that_was_set_for_a_data_set_holds_for_its_successor(north: Safe, tmp_path: Path) -> None:
     imported(tmp_path, "heart", range(10), with_units=True)
-    done("ledger", "budget", "set", "--data", "heart", "--epsilon", "1", "--delta", "1e-5")
-    done("ledger", "budget", "set", "--epsilon", "100", "--delta", "1e-5")
+    done("ledger", "budget", "set", "--data", "heart", "--epsilon", "1", "--delta", "1e-5", *ALLOWED)
+    done("ledger", "budget", "set", "--epsilon", "100", "--delta", "1e-5", *ALLOWED)
     done("site", "shred", "heart", "--yes")
     imported(tmp_path, "heart2", range(12), with_units=True)
     with pytest.raises(BudgetExhausted, match="data set 'heart', for ever: epsilon 1 "):

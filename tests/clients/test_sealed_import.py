@@ -19,7 +19,7 @@ from federation.tensors import views
 from privacy.errors import DataInvalid, FedSealError, StorageFailed
 from privacy.safe import Safe
 from privacy.vault import Label, Vault
-from simulations.sealed_sites import sealed_site, throw_away_safes
+from simulations.sealed_sites import sealed_site, throw_away_authority, throw_away_safes
 from tests.client_builders import PRIVATE, plan
 from tests.clients.data_builders import (
     Batch,
@@ -381,7 +381,8 @@ def test_each_import_has_a_serial_of_its_own(tmp_path: Path) -> None:
 
 
 def test_what_a_simulated_site_leaves_nobody_can_read(tmp_path: Path) -> None:
-    data, ledger = sealed_site(throw_away_safes(tmp_path)("site-0"), SEVEN, plan(PRIVATE))
+    site = sealed_site(throw_away_safes(tmp_path)("site-0"), SEVEN, plan(PRIVATE), throw_away_authority())
+    data, ledger = site.data, site.ledger
     assert same(data.read(), SEVEN)
     assert same(data.take(torch.tensor([5, 1])), SEVEN.take(torch.tensor([5, 1])))
     assert data.facts.columns == ("x", "y")

@@ -13,7 +13,7 @@ from clients.site import MODELS, Models
 from federation.orders import Order
 from federation.promise import round_mechanism
 from federation.rows import Rows
-from federation.seeding import seeded_torch
+from federation.seeding import initial_vector, seeded_torch
 from federation.site_info import SiteInfo
 from federation.task import Task
 from privacy.errors import (
@@ -22,7 +22,6 @@ from privacy.errors import (
     OrderRefused,
     PlanInvalid,
 )
-from server.rounds import initial_vector
 from tests.client_builders import (
     PLAIN,
     PRIVATE,

@@ -20,8 +20,8 @@ import fedseal
 from clients.budgets import read_budget
 from clients.data import DataSet, facts_label, rows_label
 from clients.sealing import seal_rows
-from clients.site_options import site_folder
 from federation.checkpoints import Checkpoint, keep
+from federation.safe_options import site_folder
 from privacy import files
 from privacy.budget import WHOLE_SITE
 from privacy.errors import FedSealError, WrongKeyFile, WrongPassphrase
