@@ -9,13 +9,13 @@ from typing import Generic, TypeVar
 from flwr.app import Message
 
 from federation.messages import read_report, read_sums
-from federation.orders import Expectation, Refusal, SumsReport, TrainReport
+from federation.orders import Expectation, Refusal, Report, SumsReport, TrainReport
 from privacy.entries import Purpose, Reserved
 from privacy.errors import DuplicateReport, MalformedReport, UnknownSite
 from privacy.shown import Shown
 from server.witness import Witness
 
-_Report = TypeVar("_Report", TrainReport, SumsReport)
+_Report = TypeVar("_Report", bound=Report, covariant=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from federation.plan import AggregationSettings
+from federation.plan_settings import AggregationSettings
 from privacy.errors import RunFailed
 
 Vector = NDArray[np.float32]

@@ -1,7 +1,8 @@
 """Flower's ServerApp: reads the plan from the run config and runs its rounds.
 
 `app` is what Flower loads in deployments. It writes the run into `$FEDSEAL_RUNS`, or `runs/` of the working directory,
-its models sealed by the key file `$FEDSEAL_KEY_FILE`.
+its models sealed by the key file `$FEDSEAL_KEY_FILE`. Orders of encrypted runs are signed by the identity in the safe
+`$FEDSEAL_SERVER`.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from federation.credentials import Credentials
 from federation.plan import Plan
 from federation.reading import read_plan
 from federation.task import load_task
+from privacy.certified import certificate_of
 from privacy.errors import RunFailed
+from privacy.passphrases import from_file, nobody_to_ask
 from privacy.process import forbid_core_dumps
+from privacy.safe import Safe
 from server.records import Observer, RoundRecord, RunResult
 from server.rounds import Setup, run_rounds
 from server.run_folder import RunFolder
@@ -51,7 +56,27 @@ def setup_from_context(context: Context) -> Setup:
     runs = Path(os.environ.get("FEDSEAL_RUNS", "runs"))
     folder = RunFolder(runs, simulation_seed=None, key_file=Path(key_file))
     witness = Witness(path=runs / "ledgers.json")
-    return Setup(task=load_task(plan.task), plan=plan, observers=(folder, LogLines()), witness=witness)
+    return Setup(
+        task=load_task(plan.task),
+        plan=plan,
+        observers=(folder, LogLines()),
+        witness=witness,
+        credentials=_credentials() if plan.is_encrypted else None,
+    )
+
+
+def _credentials() -> Credentials | None:
+    """Who this server is, from the safe that FEDSEAL_SERVER names; its passphrase is in FEDSEAL_SERVER_PASSPHRASE_FILE.
+
+    Raises:
+        KeyRefused, IdentityRefused: the safe does not unlock, or was never certified.
+    """
+    folder, passphrase = os.environ.get("FEDSEAL_SERVER"), os.environ.get("FEDSEAL_SERVER_PASSPHRASE_FILE")
+    if not folder:
+        return None
+    safe = Safe.unlock(Path(folder), from_file(Path(passphrase)) if passphrase else nobody_to_ask)
+    certificate, trust = certificate_of(safe)
+    return Credentials(identity=safe.identity(), certificate=certificate, trust=trust)
 
 
 class LogLines(Observer):

@@ -15,8 +15,13 @@ def cohort(plan: Plan, round_number: int, online: Sequence[int]) -> list[int]:
     The same for the same plan, round and set of nodes.
     """
     nodes = sorted(online)
-    wanted = max(round(plan.cohort.share * len(nodes)), plan.cohort.quorum)
+    wanted = cohort_size(plan, len(nodes))
     if wanted >= len(nodes):
         return nodes
     rng = np.random.default_rng([plan.seed, round_number])
     return sorted(nodes[position] for position in rng.choice(len(nodes), size=wanted, replace=False))
+
+
+def cohort_size(plan: Plan, online: int) -> int:
+    """How many of the nodes online the plan wants asked in a round; it may be more than there are."""
+    return max(round(plan.cohort.share * online), plan.cohort.quorum)

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from federation.layout import Layout
+from federation.optimizers import ModelState
 from federation.plan import Plan
-from server.optimizers import ServerState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +21,23 @@ class Refused:
     site: str
     error: str
     reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncryptionRecord:
+    """What encryption did and took in one round.
+
+    clipped_share:   of the values of all added updates, as one site read it from the sum; None where it did not
+    same_model:      sites that signed that they hold the same model after the round
+    encrypt_seconds: of the slowest site, as it says; decrypt_seconds: the same, with the step to the next model
+    add_seconds:     at the server, all reports together
+    """
+
+    clipped_share: float | None
+    same_model: int
+    encrypt_seconds: float
+    add_seconds: float
+    decrypt_seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +52,7 @@ class RoundRecord:
     bytes_down, bytes_up: model vectors, updates and sums, arrays only; in the first round they include, as seconds and
                     refused do, the release of statistics before it
     seeded:         whether any site's noise came from a seed
+    encryption:     None in runs in the clear, and where the round made no model
     """
 
     round: int
@@ -48,6 +66,7 @@ class RoundRecord:
     bytes_down: int
     bytes_up: int
     seeded: bool
+    encryption: EncryptionRecord | None = None
 
     def flat(self) -> dict[str, float | int | str | None]:
         """The record as one row: what pandas takes."""
@@ -84,14 +103,17 @@ class SiteRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunResult:
-    """A finished run: why it ended, its rounds and sites, and the model as a vector of shape (P,) with its layout."""
+    """A finished run: why it ended, its rounds and sites, and the model as a vector of shape (P,) with its layout.
+
+    vector: None where the model stayed with the sites
+    """
 
     run: str
     plan: Plan
     ended: str
     rounds: tuple[RoundRecord, ...]
     sites: tuple[SiteRecord, ...]
-    vector: NDArray[np.float32]
+    vector: NDArray[np.float32] | None
     layout: Layout
 
     def rows(self) -> list[dict[str, float | int | str | None]]:
@@ -99,8 +121,8 @@ class RunResult:
         return [record.flat() for record in self.rounds]
 
     def tensors(self) -> dict[str, Tensor]:
-        """The model's named tensors, as views of the vector."""
-        return self.layout.named(self.vector)
+        """The model's named tensors, as views of the vector; none where the model stayed with the sites."""
+        return {} if self.vector is None else self.layout.named(self.vector)
 
 
 class Observer:
@@ -115,7 +137,7 @@ class Observer:
     def reply_arrived(self, round_number: int, done: int, cohort: int) -> None:
         """One more reply of this round came in."""
 
-    def model_advanced(self, round_number: int, layout: Layout, state: ServerState) -> None:
+    def model_advanced(self, round_number: int, layout: Layout, state: ModelState) -> None:
         """A round's reports became the next model."""
 
     def round_finished(self, record: RoundRecord) -> None:

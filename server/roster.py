@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
-from federation.orders import Refusal, SumsReport, TrainReport
+from federation.orders import Refusal, Report
 from federation.plan import Plan
 from privacy.errors import BudgetExhausted
 from server.admission import Admitted
@@ -29,17 +29,21 @@ class Roster:
         self._rounds: Counter[int] = Counter()
         self._refusals: Counter[int] = Counter()
 
-    def took_part(self, node: int, admitted: Admitted[TrainReport]) -> tuple[str, float]:
+    def enrolled(self, node: int, name: str, declared_rows: int) -> None:
+        """Takes down a member of an encrypted run."""
+        self._called(node, name)
+        self._declared.setdefault(node, declared_rows)
+
+    def took_part(self, node: int, admitted: Admitted[Report], declared_rows: int) -> tuple[str, float]:
         """Counts an admitted report and what its site's ledger shows; returns the site's name and the weight."""
-        report = admitted.report
         name = self.spent(node, admitted)
         self._rounds[node] += 1
-        declared = self._declared.setdefault(node, report.declared_rows)
+        declared = self._declared.setdefault(node, declared_rows)
         if self._aggregation.weights == "uniform":
             return name, 1.0
         return name, float(min(max(declared, 1), self._aggregation.weight_cap))
 
-    def spent(self, node: int, admitted: Admitted[TrainReport] | Admitted[SumsReport]) -> str:
+    def spent(self, node: int, admitted: Admitted[Report]) -> str:
         """Counts what a site's ledger shows; returns the site's name."""
         name = self._called(node, admitted.report.site)
         self.spending.add(name, (found.mechanism for found in admitted.reserved if found.mechanism is not None))

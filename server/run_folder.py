@@ -20,6 +20,7 @@ from federation.checkpoints import Checkpoint, keep, notes_of
 from federation.layout import Layout
 from federation.machine import machine, versions
 from federation.model_files import write_safetensors
+from federation.optimizers import ModelState
 from federation.plan import Plan
 from federation.promise import round_mechanism
 from privacy.accountant import accountant_name
@@ -27,7 +28,6 @@ from privacy.passphrases import nobody_to_ask
 from privacy.report import write_report
 from privacy.safe import Safe
 from privacy.unlocking import KeyFileSettings
-from server.optimizers import ServerState
 from server.records import Observer, RoundRecord, RunResult
 
 
@@ -101,7 +101,7 @@ class RunFolder(Observer):
         self._facts |= {"statistics": values}
         self._write_facts()
 
-    def model_advanced(self, round_number: int, layout: Layout, state: ServerState) -> None:
+    def model_advanced(self, round_number: int, layout: Layout, state: ModelState) -> None:
         assert self._safe is not None, "a run starts before its model advances"
         moments = {"vector": state.vector, "first": state.first, "second": state.second}
         checkpoint = Checkpoint(

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from federation.orders import Address, Expectation, SumsReport, TrainReport
+from federation.orders import Address, Expectation, Report
 from privacy import files
 from privacy.entries import Entry, Reserved, Settled
 from privacy.errors import FedSealError, MalformedReceipt, RunFailed, StaleLedger, WrongReserve
@@ -53,9 +53,7 @@ class Witness:
         starts = {node: places.get(self._of_node.get(node, ""), 0) for node in nodes}
         return {node: ring[start : start + _NEIGHBOURS + 1] for node, start in starts.items()}
 
-    def judge(
-        self, node: int, report: TrainReport | SumsReport, shown: tuple[Shown, ...], expected: Expectation
-    ) -> tuple[Reserved, ...]:
+    def judge(self, node: int, report: Report, shown: tuple[Shown, ...], expected: Expectation) -> tuple[Reserved, ...]:
         """The reserves that the site's ledger shows since the last time, this report's among them.
 
         shown: what the site's order showed
@@ -148,7 +146,7 @@ def _refuse_other_mechanism(expected: Expectation, in_run: Iterable[Reserved]) -
             )
 
 
-def _refuse_wrong_reserve(report: TrainReport | SumsReport, entries: Mapping[int, Entry], witnessed: str) -> None:
+def _refuse_wrong_reserve(report: Report, entries: Mapping[int, Entry], witnessed: str) -> None:
     address, digest = report.address, report.digest.hex()
     for entry in entries.values():
         if isinstance(entry, Settled) and entry.report == digest:

@@ -15,14 +15,16 @@ from torch import nn
 
 from clients.account import Account, Reservation
 from federation.layout import Layout
-from federation.messages import read_order, write_refusal, write_report
+from federation.messages import read_order, write_report
 from federation.orders import Address, Order, Refusal, SumsReport, TrainReport
 from federation.plan import Plan
+from federation.seeding import initial_vector
+from federation.wire import write_refusal
 from privacy.entries import Purpose
 from privacy.mechanism import Mechanism
 from privacy.receipts import Receipt
 from server.records import Observer, RoundRecord, RunResult
-from server.rounds import Setup, initial_vector, run_rounds
+from server.rounds import Setup, run_rounds
 from tests.client_builders import PLAIN, GivenTask, Vector, ledger_of, plan
 
 TASK = GivenTask(lambda: nn.Linear(2, 2, bias=False))

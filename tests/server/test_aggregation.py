@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from federation.plan import AggregationSettings
+from federation.plan_settings import AggregationSettings
 from privacy.errors import RunFailed
 from server.aggregation import Vector, aggregate, krum, median, trimmed_mean
 

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from federation.plan import CohortSettings, Plan
+from federation.plan import Plan
+from federation.plan_settings import CohortSettings
 from server.cohort import cohort
 
 

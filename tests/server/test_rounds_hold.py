@@ -10,7 +10,15 @@ from server.records import Observer, RunResult
 from simulations.scenarios.breast_cancer import task
 from simulations.simulate import Options, simulate
 
-PLAN = read_plan({"rounds": 3, "privacy.noise_multiplier": 2.0, "privacy.epsilon": 50.0, "privacy.delta": 1e-3})
+PLAN = read_plan(
+    {
+        "encryption.scheme": "none",
+        "rounds": 3,
+        "privacy.noise_multiplier": 2.0,
+        "privacy.epsilon": 50.0,
+        "privacy.delta": 1e-3,
+    }
+)
 
 
 class Impatient(Observer):

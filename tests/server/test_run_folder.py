@@ -16,13 +16,13 @@ from torch import nn
 from federation.checkpoints import newest, notes_of, opened
 from federation.layout import Layout
 from federation.model_files import read_model
+from federation.optimizers import ModelState
 from federation.plan import Plan
 from federation.promise import round_mechanism
 from privacy.errors import DataInvalid, FedSealError, KeyFileInvalid, ObjectMissing
 from privacy.keys import KeyRing
 from privacy.safe import Safe, is_safe
 from privacy.vault import Vault
-from server.optimizers import ServerState
 from server.records import Refused, RoundRecord, RunResult, SiteRecord
 from server.run_folder import RunFolder
 from tests.client_builders import PLAIN, PRIVATE, Vector, plan
@@ -68,7 +68,7 @@ def written(parent: Path, agreed: Plan, rounds: int = 2) -> Path:
     folder = RunFolder(parent, simulation_seed=agreed.seed, export=True)
     folder.run_started("17", agreed, 3)
     for number in range(1, rounds + 1):
-        folder.model_advanced(number, LAYOUT, ServerState.start(VECTOR, agreed.aggregation))
+        folder.model_advanced(number, LAYOUT, ModelState.start(VECTOR, agreed.aggregation))
         folder.round_finished(a_round(number))
     folder.run_finished(result(agreed, rounds))
     return folder.path
@@ -144,6 +144,7 @@ def test_rounds_jsonl_holds_one_object_a_round(tmp_path: Path) -> None:
         "bytes_down": 24,
         "bytes_up": 16,
         "seeded": True,
+        "encryption": None,
     }
 
 
@@ -198,9 +199,9 @@ def weights(number: int) -> Vector:
     return np.arange(6, dtype=np.float32) + 1000.25 + number
 
 
-def state(number: int) -> ServerState:
+def state(number: int) -> ModelState:
     """The server after a round: what it gives out, what it goes on from, and its moments, all different."""
-    start = ServerState.start(weights(number), HOSPITALS.aggregation)
+    start = ModelState.start(weights(number), HOSPITALS.aggregation)
     return replace(start, vector=weights(number) * 2, first=weights(number) * 3, second=weights(number) * 5)
 
 
