@@ -12,13 +12,16 @@ import typer
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
+from clients import certificate_commands
 from clients.commands import site_commands
 from clients.ledger_commands import ledger_commands
+from federation.authority_commands import authority_commands
 from federation.commands import new, plan_commands
 from federation.key_commands import key_commands
 from federation.model_commands import model_commands
 from privacy.errors import FedSealError
 from privacy.process import forbid_core_dumps
+from server.commands import server_commands
 from simulations.commands import bench, scenarios, simulate
 
 app = typer.Typer(
@@ -34,8 +37,12 @@ app.command()(simulate)
 app.command()(scenarios)
 app.command()(new)
 app.add_typer(plan_commands, name="plan")
+site_commands.command()(certificate_commands.request)
+site_commands.command()(certificate_commands.certify)
 app.add_typer(site_commands, name="site")
 app.add_typer(ledger_commands, name="ledger")
+app.add_typer(server_commands, name="server")
+app.add_typer(authority_commands, name="authority")
 app.add_typer(key_commands, name="key")
 app.add_typer(model_commands, name="model")
 app.command()(bench)

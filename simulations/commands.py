@@ -184,13 +184,15 @@ def _run(app: Path | None, flat: dict[str, Scalar], sites: int, where: _Where) -
     if any(record.seeded for record in result.rounds) and plan.is_private:
         console.print("noise came from the seed, so that the run repeats: a rehearsal, no protection", style="dim")
     console.print(f"written to [bold]{escape(str(result.folder))}[/]: open report.html there", highlight=False)
-    _say_what_is_readable(console, where)
+    _say_what_is_readable(console, result, where)
     return result
 
 
-def _say_what_is_readable(console: Console, where: _Where) -> None:
+def _say_what_is_readable(console: Console, result: Result, where: _Where) -> None:
     key = "its key is gone with this process" if where.key_file is None else f"locked by {where.key_file}"
     console.print(f"models are sealed in vault/ ({escape(key)})", highlight=False)
+    if result.run.plan.is_encrypted and result.run.plan.release == "sites":
+        console.print("a deployed server would hold none: they are the sites' own, which a simulator sees", style="dim")
     if where.keep_sites:
         console.print("sealed records and ledgers of the sites are in sites/: fedseal ledger show", highlight=False)
     if where.export:

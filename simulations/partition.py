@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from federation.plan import DataSettings
+from federation.plan_settings import DataSettings
 from federation.rows import Rows
 from privacy.errors import DataInvalid
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from federation.plan import DataSettings
+from federation.plan_settings import DataSettings
 from federation.rows import Rows
 from federation.site_info import SiteInfo
 from federation.task import Task

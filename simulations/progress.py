@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -55,6 +56,8 @@ class LiveProgress(Observer):
         self._console.print()
         self._console.print(site_table(result))
         self._console.print(f"ended: {result.ended}", highlight=False)
+        for line in encryption_lines(result):
+            self._console.print(line, highlight=False)
 
     def close(self) -> None:
         """Takes the bar away."""
@@ -74,6 +77,21 @@ def site_table(result: RunResult) -> Table:
     if len(ordered) > _MOST_SITES_SHOWN:
         table.caption = f"and {len(ordered) - _MOST_SITES_SHOWN} more sites"
     return table
+
+
+def encryption_lines(result: RunResult) -> list[str]:
+    """What encryption did, in words; nothing in a run in the clear."""
+    found = [record.encryption for record in result.rounds if record.encryption is not None]
+    if not found:
+        return []
+    up, down = (sum(sizes) for sizes in zip(*((each.bytes_up, each.bytes_down) for each in result.rounds), strict=True))
+    rehearsed = result.plan.encryption.simulate == "sizes"
+    clipped = max(each.clipped_share or 0.0 for each in found)
+    what = "messages of the size of ciphertexts, [bold red]NOT encrypted[/]" if rehearsed else "ciphertexts"
+    return [
+        f"{what}: {decimal(up)} up, {decimal(down)} down; at most {clipped:.2%} of values clipped; "
+        f"after each round {min(each.same_model for each in found)} sites or more signed one model",
+    ]
 
 
 def _header(record: RoundRecord) -> str:

@@ -5,39 +5,35 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 from flwr.app import Context, RecordDict
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from clients.app import client_app
-from clients.data import DataSet
 from clients.model_check import refuse_model
-from clients.site import Site
-from federation.contradictions import refuse_contradictions
-from federation.evaluation import metric_sums
-from federation.groups import divided
-from federation.layout import Layout
-from federation.plan import Plan, Scalar
-from federation.rows import Rows, concatenate
+from federation.contradictions import refuse_contradictions, refuse_large_cohort
+from federation.plan import Plan
+from federation.rows import Rows
 from federation.seeding import first_model
 from federation.site_info import SiteInfo
-from federation.task import Task, informed
-from privacy.errors import DataInvalid, PlanInvalid
-from privacy.ledger import Ledger
+from federation.task import Task
+from privacy.errors import PlanInvalid
 from server.app import server_app
+from server.cohort import cohort_size
 from server.records import Observer, RoundRecord, RunResult, SiteRecord
 from server.rounds import Setup
 from server.run_folder import RunFolder
 from simulations.engine import InProcessGrid
-from simulations.sealed_sites import MakeSafe, kept_safes, sealed_site, throw_away_safes
+from simulations.sealed_sites import (
+    MakeSafe,
+    kept_safes,
+    throw_away_safes,
+)
+from simulations.simulated_federation import SimulatedFederation
 
-_SITES_KEPT = 256
 _LARGE_MODEL = 1_000_000
 
 
@@ -111,13 +107,14 @@ def simulate(task: Task, plan: Plan, sites: int | Sequence[Rows], options: Optio
             f"plan: cohort.quorum is {plan.cohort.quorum}, but only {sites} sites are simulated: lower the quorum, or "
             "simulate more sites"
         )
+    refuse_large_cohort(plan, cohort_size(plan, sites))
     if plan.is_private:
         refuse_model(task.model(), plan.privacy.unit)
     folder = None
     if options.out:
         folder = RunFolder(options.out, simulation_seed=plan.seed, key_file=options.key_file, export=options.export)
     with _safes(folder, plan, options) as safe_of:
-        federation = _Federation(task, plan, sites, options.data_folder, safe_of)
+        federation = SimulatedFederation(task, plan, sites, options.data_folder, safe_of)
         return _run(federation, task, plan, options, folder)
 
 
@@ -134,13 +131,15 @@ def _safes(folder: RunFolder | None, plan: Plan, options: Options) -> Iterator[M
         yield kept_safes(path / "sites", options.key_file)
 
 
-def _run(federation: _Federation, task: Task, plan: Plan, options: Options, folder: RunFolder | None) -> Result:
+def _run(federation: SimulatedFederation, task: Task, plan: Plan, options: Options, folder: RunFolder | None) -> Result:
     keeper = _Keeper()
     setup = Setup(
         task=task,
         plan=plan,
         observers=(*([folder] if folder else []), *options.observers, keeper),
         judge=federation.judge,
+        insight=federation.insight,
+        credentials=federation.server(),
     )
     app = client_app(federation.site)
     grid = InProcessGrid(app, federation.count, federation.node_config, plan.flat(), options.workers)
@@ -148,6 +147,7 @@ def _run(federation: _Federation, task: Task, plan: Plan, options: Options, fold
     with _torch_threads(federation.parameters):
         server_app(lambda _: setup)(grid, context)
     model = first_model(task, plan.seed)
+    assert keeper.result.vector is not None, "a simulator sees the sites' model"
     keeper.result.layout.load(model, keeper.result.vector)
     return Result(run=keeper.result, model=model.eval(), folder=folder.path if folder else None)
 
@@ -161,86 +161,6 @@ def _torch_threads(parameters: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-class _Federation:
-    """All sites of a simulation: who they are, what they declare, their sealed records, and pooled held-out ones."""
-
-    def __init__(self, task: Task, plan: Plan, sites: int, data_folder: Path | None, safe_of: MakeSafe) -> None:
-        self._task = task
-        self._plan = plan
-        self.count = sites
-        self._data_folder = data_folder
-        self._declared: list[Mapping[str, Scalar]] = [{}] * sites
-        self._sealed: list[tuple[DataSet, Ledger]] = []
-        held_out: list[Rows] = []
-        for index in range(sites):
-            info = self._info(index)
-            rows = task.rows(info)
-            sides = divided(rows, plan)
-            if plan.privacy.unit == "group":
-                # What a site's vault would divide by is the group's keyed hash, whose key is drawn anew for each run.
-                rows = Rows(fields=rows.fields, held_out=sides, units=rows.units)
-            self._sealed.append(sealed_site(safe_of(info.name), rows, plan))
-            self._declared[index] = _declared(rows, sides)
-            if sides.any():
-                held_out.append(rows.take(sides))
-        if not held_out:
-            raise DataInvalid("no site holds out a record to test on: raise data.test_share")
-        self._pooled = concatenate(held_out)
-        self._prepared_by: Task | None = None
-        self._held_out = self._pooled
-        self._model = first_model(task, plan.seed)
-        self._layout = Layout.of(self._model)
-        self.parameters = self._layout.length
-        self._site = lru_cache(maxsize=_SITES_KEPT)(self._made)
-
-    def node_config(self, index: int) -> Mapping[str, Scalar]:
-        """What the engineer of this site would have written."""
-        folder = {"data-folder": str(self._data_folder)} if self._data_folder else {}
-        return {
-            "site-name": f"site-{index:0{len(str(self.count - 1))}d}",
-            "partition-id": index,
-            "num-partitions": self.count,
-            "simulation-seed": self._plan.seed,
-            **self._declared[index],
-            **folder,
-        }
-
-    def site(self, context: Context) -> Site:
-        """The site that answers for a node; its sealed records are opened for each round and dropped after it."""
-        return self._site(int(context.node_config["partition-id"]))
-
-    def judge(self, vector: NDArray[np.float32], statistics: tuple[float, ...]) -> Mapping[str, float]:
-        """Figures of a model vector on the pooled held-out records: simulation only."""
-        task = informed(self._task, statistics)
-        if self._prepared_by is not task:
-            self._prepared_by, self._held_out = task, task.prepare(self._pooled)
-        self._layout.load(self._model, vector)
-        return task.figures(metric_sums(task, self._model.eval(), self._held_out))
-
-    def _info(self, index: int) -> SiteInfo:
-        return SiteInfo.from_node_config(self.node_config(index), self._plan)
-
-    def _made(self, index: int) -> Site:
-        data, ledger = self._sealed[index]
-        return Site(task=self._task, info=self._info(index), plan=self._plan, ledger=ledger, data=data)
-
-
-def _declared(rows: Rows, held_out: Tensor) -> Mapping[str, Scalar]:
-    """What a site declares of its training records, and of their groups where it knows them."""
-    train = rows.take(~held_out)
-    groups = {} if train.units is None else {"declared-units": public_size(len(train.units.unique()))}
-    return {"declared-rows": public_size(len(train)), **groups}
-
-
-def public_size(records: int) -> int:
-    """A site's declaration in a simulation: its number of training records to two significant digits, at least 1.
-
-    Stands for what an engineer would declare once and publicly; epsilon does not cover it.
-    """
-    digits = len(str(records))
-    return max(1, round(records, min(0, 2 - digits)))
 
 
 class _Keeper(Observer):

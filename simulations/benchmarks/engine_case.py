@@ -31,7 +31,8 @@ from clients.account import Account
 from federation.layout import Layout
 from federation.messages import read_order, write_report
 from federation.orders import TrainReport, digest_of_report
-from federation.plan import CohortSettings, Plan, PrivacySettings
+from federation.plan import Plan
+from federation.plan_settings import CohortSettings, EncryptionSettings, PrivacySettings
 from federation.rows import Rows
 from federation.site_info import SiteInfo
 from federation.task import Task
@@ -47,7 +48,7 @@ from simulations.sealed_sites import simulated_budget
 
 PARAMETERS = 10_000
 _SIDE, _ADDED = 100, np.float32(0.5)
-_WITHOUT_PRIVACY = Plan(privacy=PrivacySettings(unit="none"))
+_WITHOUT_PRIVACY = Plan(privacy=PrivacySettings(unit="none"), encryption=EncryptionSettings(scheme="none"))
 
 
 def main(engine: str, clients: int, rounds: int) -> list[tuple[float, float]]:

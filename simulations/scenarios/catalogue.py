@@ -75,6 +75,7 @@ SCENARIOS = {
                 "training.learning_rate": 10.0,
                 "aggregation.optimizer": "fedavgm",
                 "aggregation.iterate_averaging": 0.8,
+                "encryption.bits": 14,
             },
             needs_data=True,
         ),
@@ -91,6 +92,7 @@ SCENARIOS = {
                 "training.learning_rate": 0.5,
                 "aggregation.optimizer": "fedavgm",
                 "aggregation.iterate_averaging": 0.8,
+                "encryption.bits": 14,
             },
             needs_data=True,
         ),
@@ -107,6 +109,7 @@ SCENARIOS = {
                 "training.learning_rate": 5.0,
                 "aggregation.optimizer": "fedavgm",
                 "cohort.share": 0.1,
+                "encryption.bits": 14,
             },
         ),
     )

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
 
-from federation.plan import DataSettings, Plan, PrivacySettings
+from federation.plan import Plan
+from federation.plan_settings import DataSettings, PrivacySettings
 from federation.rows import Rows
 from federation.site_info import SiteInfo
 from privacy.errors import DataInvalid

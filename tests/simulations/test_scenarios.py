@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from federation.contradictions import refuse_large_cohort
 from federation.plan import Scalar, flatten
 from federation.reading import read_plan
 from federation.task import load_task
 from privacy.errors import DataInvalid, PlanInvalid
+from server.cohort import cohort_size
 from simulations.scenarios.catalogue import SCENARIOS, scenario
 from simulations.simulate import Options, Result, simulate
 
@@ -30,6 +32,7 @@ def run(name: str, sites: int, **changes: Scalar) -> Result:
 def test_every_scenarios_plan_is_right_and_its_task_loads(name: str) -> None:
     plan = read_plan(scenario(name).settings)
     assert plan.is_private
+    refuse_large_cohort(plan, cohort_size(plan, scenario(name).sites))
     assert load_task(plan.task).model() is not None
 
 

@@ -23,7 +23,8 @@ from privacy.errors import DataInvalid, ModelUnsupported, PlanInvalid
 from server.records import Observer, RoundRecord
 from simulations.scenarios.breast_cancer import task as breast_cancer
 from simulations.scenarios.catalogue import scenario
-from simulations.simulate import Options, Result, public_size, simulate
+from simulations.simulate import Options, Result, simulate
+from simulations.simulated_federation import public_size
 from tests.client_builders import PLAIN, PRIVATE, GivenTask, plan
 
 
