@@ -25,6 +25,16 @@ class RefusedFacts(Parsed):
     reason: str
 
 
+class EncryptionOfARound(Parsed):
+    """What encryption did in one round; seconds are of the slowest site, or of the server's adding."""
+
+    clipped_share: float | None
+    same_model: int
+    encrypt_seconds: float
+    add_seconds: float
+    decrypt_seconds: float
+
+
 class RoundFacts(Parsed):
     """A line of `rounds.jsonl`; a null in `epsilon` was written for infinity."""
 
@@ -39,6 +49,7 @@ class RoundFacts(Parsed):
     bytes_down: int
     bytes_up: int
     seeded: bool
+    encryption: EncryptionOfARound | None = None
 
     @property
     def spent(self) -> dict[str, float]:
@@ -63,6 +74,14 @@ class CohortFacts(Parsed):
     quorum: int
 
 
+class EncryptionFacts(Parsed):
+    """The plan's encryption settings that the report speaks of; a run of before there were any was in the clear."""
+
+    scheme: str = "none"
+    bits: int = 16
+    simulate: str = "ciphertexts"
+
+
 class PlanFacts(Parsed):
     """The plan, as far as the report speaks of it; all of it is in `RunFacts.plan`."""
 
@@ -73,8 +92,10 @@ class PlanFacts(Parsed):
     rounds: int
     metrics: str
     statistics: str = "none"
+    release: str = "server"
     privacy: PrivacyFacts
     cohort: CohortFacts
+    encryption: EncryptionFacts = EncryptionFacts()
 
 
 class SiteFacts(Parsed):
