@@ -16,8 +16,9 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -48,10 +49,12 @@ class FederationProcesses:
     folder:  holds every file of theirs
     sites:   `--node-config` of each SuperNode
     runs:    where the server's app writes its runs
+    server:  the server's safe, locked by a key file; None: it runs plans in the clear only
     """
 
     folder: Path
     sites: Sequence[Mapping[str, str | int]]
+    server: Path | None = None
     _port: int = 0
     _running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _logs: ExitStack = field(default_factory=ExitStack)
@@ -94,6 +97,17 @@ class FederationProcesses:
             f"===== {path.name}\n{path.read_text(encoding='utf-8', errors='replace')[-_LOG_TAIL:]}"
             for path in sorted(self.folder.glob("*.log"))
         )
+
+    def server_processes(self) -> list[psutil.Process]:
+        """The SuperLink, and whatever it has started: the server's app among them."""
+        return _family(self._running["superlink"].pid)
+
+    @contextmanager
+    def submitted(self, app: Path, seconds: float) -> Iterator[Callable[[], FinishedRun]]:
+        """`flwr run APP` beside what the block does; the value waits for the run's end."""
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(self.submit, app, seconds)
+            yield running.result
 
     def stop(self) -> None:
         """Stops every process and its children, whatever state they are in."""
@@ -209,6 +223,7 @@ class FederationProcesses:
             "FLWR_HOME": home,
             "FEDSEAL_RUNS": str(self.runs),
             "FEDSEAL_KEY_FILE": str(self.key_file),
+            **({"FEDSEAL_SERVER": str(self.server)} if self.server else {}),
             "FLWR_TELEMETRY_ENABLED": "0",
             "FLWR_DISABLE_UPDATE_CHECK": "1",
             "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",

@@ -186,8 +186,8 @@ class Desk:
                 command.kill()
 
     def simulation(self, *more: str | Path) -> tuple[str | Path, ...]:
-        """A private simulation of two sites, whose models stay openable."""
-        data = ("--data", self.source, "--sites", "2", "--key-file", self.key)
+        """A private simulation of three sites, whose models stay openable."""
+        data = ("--data", self.source, "--sites", "3", "--key-file", self.key)
         return ("simulate", self.app, *data, *(more or ("--no-export",)))
 
     def _environment(self) -> dict[str, str]:

@@ -25,7 +25,8 @@ from privacy.ledger import Ledger
 from privacy.passphrases import nobody_to_ask
 from privacy.safe import Safe
 from privacy.unlocking import KeyFileSettings
-from simulations.simulate import Options, public_size, simulate
+from simulations.simulate import Options, simulate
+from simulations.simulated_federation import public_size
 
 pytestmark = [
     pytest.mark.e2e,
@@ -66,6 +67,12 @@ noise_multiplier = 2.0
 [tool.flwr.app.config.training]
 sample_rate = 0.5
 steps = 2
+
+[tool.flwr.app.config.cohort]
+quorum = 2
+
+[tool.flwr.app.config.encryption]
+scheme = "none"
 """
 
 BIOPSIES_TASK = """
@@ -101,7 +108,8 @@ def wines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_app(folder)
     project = folder / "pyproject.toml"
     text = project.read_text(encoding="utf-8").replace("rounds = 15", 'rounds = 1\nmetrics = "plain"')
-    project.write_text(f"{text}\n[tool.flwr.app.config.cohort]\nquorum = 1\n", encoding="utf-8")
+    tables = "[tool.flwr.app.config.cohort]\nquorum = 1\n[tool.flwr.app.config.encryption]\nscheme = 'none'\n"
+    project.write_text(f"{text}\n{tables}", encoding="utf-8")
     return folder
 
 
@@ -207,7 +215,8 @@ def safe_with_budget(folder: Path) -> Safe:
     key_file = folder.parent / "keys" / f"{folder.name}.key"
     KeyFileStore.create(key_file)
     safe = Safe.create(folder, folder.name, KeyFileSettings(path=key_file), nobody_to_ask)
-    safe.ledger().set_budget(read_budget({"epsilon": 50.0, "delta": 1e-5, "allow": ["record", "plain-metrics"]}))
+    allowed = ["record", "plain-metrics", "plain-updates"]
+    safe.ledger().set_budget(read_budget({"epsilon": 50.0, "delta": 1e-5, "allow": allowed}))
     return safe
 
 

@@ -35,6 +35,7 @@ pytestmark = [
 ]
 
 ROUNDS, POOR = 4, 2
+IN_THE_CLEAR = '[tool.flwr.app.config.encryption]\nscheme = "none"\n'
 DELTA = 1e-3
 
 
@@ -66,7 +67,7 @@ def vineyards(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vineyards]:
     write_app(app)
     project = app / "pyproject.toml"
     text = project.read_text(encoding="utf-8").replace("rounds = 15", f"rounds = {ROUNDS}")
-    project.write_text(f"{text}\n[tool.flwr.app.config.cohort]\nquorum = 2\n", encoding="utf-8")
+    project.write_text(f"{text}\n[tool.flwr.app.config.cohort]\nquorum = 2\n{IN_THE_CLEAR}", encoding="utf-8")
     plan = read_plan(app_config(app))
     KeyFileStore.create(folder / "keys" / "site.key")
     sites: list[dict[str, str | int]] = []
@@ -84,7 +85,7 @@ def a_site(folder: Path, index: int, budget: float) -> None:
     """Every third wine, sealed, with a budget for ever."""
     name = f"vineyard-{index}"
     safe = Safe.create(folder / name, name, KeyFileSettings(path=folder / "keys" / "site.key"), nobody_to_ask)
-    safe.ledger().set_budget(read_budget({"epsilon": budget, "delta": DELTA}))
+    safe.ledger().set_budget(read_budget({"epsilon": budget, "delta": DELTA, "allow": ["record", "plain-updates"]}))
     inputs, labels = load_wine(return_X_y=True)
     lines = [",".join([*(f"c{column}" for column in range(inputs.shape[1])), "class"])]
     lines += [",".join(map(str, [*values, label])) for values, label in zip(inputs, labels, strict=True)][index::3]
