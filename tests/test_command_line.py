@@ -84,10 +84,10 @@ def test_json_holds_the_run_and_nothing_else(tmp_path: Path) -> None:
         (["simulate", "--scenario", "breastcancer"], "did you mean 'breast-cancer'?"),
         (["simulate", "--scenario", "mnist"], "add --data DIR"),
         (["simulate", "--scenario", "mnist", "--data", "nowhere"], "can't be read"),
-        (["simulate", "--sites", "1"], "cohort.quorum is 2, but only 1 sites"),
+        (["simulate", "--sites", "1"], "cohort.quorum is 3, but only 1 sites"),
         (["simulate", "nowhere"], "nowhere is no app"),
         (["plan", "check", "nowhere"], "nowhere is no app"),
-        (["bench", "nonsense"], "choose one of engine, ledger, storage, utility"),
+        (["bench", "nonsense"], "choose one of encryption, engine, ledger, storage, utility"),
     ],
 )
 def test_refusals_are_one_line_that_says_what_to_do(arguments: list[str], says: str, tmp_path: Path) -> None:
@@ -138,3 +138,6 @@ def test_plan_show_lists_every_setting_and_marks_what_was_changed(tmp_path: Path
     assert "privacy.epsilon = 1.0  (default 3.0)" in shown
     assert "aggregation.rule = mean" in shown
     assert "plan hash" in shown
+    assert "the server reads every update" in fedseal(
+        "plan", "show", "--set", "encryption.scheme=none", folder=tmp_path
+    ).stdout.replace("\n", " ")
