@@ -55,6 +55,7 @@ class Member:
         asked = ("order", address.run, address.round, address.plan, address.layout)
         if named != (*asked, order.membership, digest_of_cohort(order.cohort)):
             raise OrderRefused("the server signed another order than the one that came")
+        self.info.refuse_other_plan(self.plan)
         if self.plan.encryption.simulate == "sizes" and self.info.simulation_seed is None:
             raise OrderRefused(
                 "the plan says encryption.simulate = 'sizes', which encrypts nothing and is for simulations: set it to "

@@ -221,11 +221,7 @@ class Site:
 
     def _refuse(self, order: Order, rounds: range) -> None:
         address = order.address
-        if self.info.agreed_plan is not None and self.info.agreed_plan != self.plan.digest:
-            raise OrderRefused(
-                f"this site's engineer agreed to plan {self.info.agreed_plan[:12]}… only, the run's plan is "
-                f"{self.plan.digest[:12]}…; `fedseal plan check` prints a plan's hash"
-            )
+        self.info.refuse_other_plan(self.plan)
         if address.plan != self.plan.digest:
             raise OrderRefused(
                 f"the order is under plan {address.plan[:12]}…, the run's settings are plan {self.plan.digest[:12]}…"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from federation.plan import Plan, Scalar
-from privacy.errors import DataInvalid
+from privacy.errors import DataInvalid, OrderRefused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,18 @@ class SiteInfo:
             rows_memory_bytes=_whole(config, "rows-memory-mib", 0) * 1024 * 1024 or None,
             plan=plan,
         )
+
+    def refuse_other_plan(self, plan: Plan) -> None:
+        """Passes a plan that the site's engineer agreed to.
+
+        Raises:
+            OrderRefused: they agreed to another one only.
+        """
+        if self.agreed_plan is not None and self.agreed_plan != plan.digest:
+            raise OrderRefused(
+                f"this site's engineer agreed to plan {self.agreed_plan[:12]}… only, the run's plan is "
+                f"{plan.digest[:12]}…; `fedseal plan check` prints a plan's hash"
+            )
 
 
 def _path(config: Mapping[str, Scalar], key: str) -> Path | None:

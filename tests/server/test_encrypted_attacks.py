@@ -481,6 +481,15 @@ def test_a_plan_that_encrypts_nothing_is_refused_outside_simulations() -> None:
     assert member.memory.read("1") is None
 
 
+def test_a_site_takes_no_part_in_a_plan_that_its_engineer_did_not_agree_to() -> None:
+    federation = clinics()
+    member = federation.sites[0].member
+    member.info = replace(member.info, agreed_plan="f" * 64)
+    with pytest.raises(OrderRefused, match="agreed to plan ffffffffffff… only"):
+        federation.ask(0, "enrol", federation.order("enrol", 1, (), Enrol(), ""))
+    assert member.memory.read("1") is None
+
+
 def test_an_honest_network_changes_nothing(joined: Joined) -> None:
     content = write_report(joined.report(0))
     assert unchanged(0, "train", content) is content
