@@ -39,6 +39,7 @@ class Ring:
         self._evaluator = seal.Evaluator(self._context)
         self._encoder = seal.CKKSEncoder(self._context) if modulus_bits is None else None
         self._format = self._learned_format()
+        self._read, self._plain = seal.Ciphertext(), seal.Plaintext()  # made once: they keep their memory
         self._keys: OrderedDict[bytes, tuple[Any, Any]] = OrderedDict()
 
     def encrypted(self, values: NDArray[Any], key: bytes) -> tuple[NDArray[np.uint8], Words]:
@@ -48,12 +49,11 @@ class Ring:
 
     def decrypted(self, c0: Words, c1: Words, key: bytes) -> NDArray[Any]:
         """What a ciphertext of two polynomials, (N,) each, holds: (N,) coefficients, or (N,) numbers for CKKS."""
-        ciphertext = self._memory.load(seal.Ciphertext(), self._context, self._format.full(c0, c1))
-        plain = seal.Plaintext()
-        self._keyed(key)[1].decrypt(ciphertext, plain)
+        self._memory.load(self._read, self._context, self._format.full(c0, c1))
+        self._keyed(key)[1].decrypt(self._read, self._plain)
         if self._encoder is None:
-            return split_plaintext(self._memory.saved(plain))
-        return np.array(self._encoder.decode_complex(plain)).view(np.float64)
+            return split_plaintext(self._memory.saved(self._plain))
+        return np.array(self._encoder.decode_complex(self._plain)).view(np.float64)
 
     def ciphertext(self, seed: NDArray[np.uint8], c0: Words) -> Any:
         """A ciphertext to add, from its 64-byte seed and (N,) coefficients."""
