@@ -84,16 +84,28 @@ class Member:
 
     def draw(self, order: EncryptedOrder, body: Draw) -> SealedSecrets:
         """A new run secret, sealed to every member of a membership that this site accepts."""
-        return draw_secret(self._acceptable(body.membership, self._known(order)), self.credentials.identity)
+        return draw_secret(self._acceptable(order, body.membership, self._known(order)), self.credentials.identity)
 
     def join(self, order: EncryptedOrder, body: Join) -> SharedModel:
         """Accepts a membership and its secret; from now on older ones are refused. Returns the model that it holds.
 
+        To join the same again, with the same secret, changes nothing: the server may have missed the first answer.
+
         Raises:
-            MembershipRefused: a member is not certified, this site's own number is another, or a newer one is known.
+            MembershipRefused, IdentityRefused: a member or the secret can't be believed, or this site's own number is
+                another.
+            OrderRefused: a newer one is known, another secret of the same one, or the order is for another.
         """
         known = self._known(order)
-        membership = self._acceptable(body.membership, known)
+        before = known.joined
+        if before is not None and (before.membership.digest, before.membership.to_text()) == (
+            order.membership,
+            body.membership,
+        ):
+            if open_secret(body.secret, before.membership, self.credentials.identity) != before.secret:
+                raise OrderRefused("the server shows a second secret of the membership that this site has joined")
+            return known.model
+        membership = self._acceptable(order, body.membership, known)
         secret = open_secret(body.secret, membership, self.credentials.identity)
         self.memory.write(replace(known, joined=Joined(membership=membership, secret=secret)))
         return known.model
@@ -186,8 +198,10 @@ class Member:
         )
         return unsigned.signed(self.credentials.identity)
 
-    def _acceptable(self, text: str, known: Remembered) -> Membership:
+    def _acceptable(self, order: EncryptedOrder, text: str, known: Remembered) -> Membership:
         membership = Membership.read(text, self.credentials.trust)
+        if membership.digest != order.membership:
+            raise OrderRefused("the order is for another membership than the one that it shows")
         membership.refuse_unless_mine(self.credentials.identity.public(), known.run, self.plan.digest, known.nonce)
         before = known.joined
         if before is not None and membership.epoch <= before.membership.epoch:

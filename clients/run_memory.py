@@ -20,12 +20,13 @@ from federation.membership import Membership
 from federation.shared_model import SharedModel
 from federation.tensors import pieces, views
 from privacy.certificates import Trust
-from privacy.errors import DataInvalid, ObjectDamaged, ObjectMissing
+from privacy.errors import DataInvalid, ObjectDamaged, ObjectMissing, OrderRefused
 from privacy.safe import Safe
 from privacy.secret import Secret
 from privacy.vault import Label, Vault
 
 _MEMBER, _MODEL, _RESIDUAL = "member", "model", "residual"
+_LONGEST_RUN = 20  # digits of a number of 64 bits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +117,8 @@ class SealedMemory:
             if remembered.residual is not None:
                 residual = {_RESIDUAL: torch.from_numpy(remembered.residual)}
                 vault.seal(Label("run", f"{_RESIDUAL}.{run}"), pieces(residual))
+            elif (old := Label("run", f"{_RESIDUAL}.{run}")) in vault.list("run"):
+                vault.delete(old)
             if same is None or same.joined is not remembered.joined or same.told != remembered.told:
                 vault.seal(Label("run", f"{_MEMBER}.{run}"), [_member_text(remembered)])
             _forget_others(vault, run)
@@ -165,11 +168,18 @@ def _residual(vault: Vault, name: str) -> NDArray[np.float32] | None:
 
 
 def _forget_others(vault: Vault, run: str) -> None:
+    kept = {f"{what}.{run}" for what in (_MEMBER, _MODEL, _RESIDUAL)}
     for label in vault.list("run"):
-        if not label.name.endswith(f".{run}"):
+        if label.name not in kept:
             vault.delete(label)
 
 
 def _name(run: str) -> str:
-    """A run's id, as an object can be called."""
+    """A run's id, as an object can be called.
+
+    Raises:
+        OrderRefused: it is none of Flower's, which are whole numbers.
+    """
+    if not (run.isascii() and run.isdecimal() and len(run) <= _LONGEST_RUN):
+        raise OrderRefused("the order is for a run whose id is no whole number of at most 20 digits")
     return f"run-{run}"

@@ -156,4 +156,6 @@ def _names(text: str) -> tuple[str, ...]:
         found = None
     if not isinstance(found, list) or not all(isinstance(each, str) for each in found):
         raise ValueError("a list of texts is none")
+    for each in found:
+        each.encode()  # lone surrogates are JSON, but can't be signed
     return tuple(found)

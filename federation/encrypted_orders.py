@@ -26,6 +26,7 @@ from federation.run_secret import SealedSecret, SealedSecrets
 from federation.statements import Statement
 from privacy.certificates import Certificate
 from privacy.entries import Purpose
+from privacy.errors import IdentityRefused
 from privacy.mechanism import Mechanism
 from privacy.receipts import Receipt
 from privacy.sealing import context
@@ -54,7 +55,7 @@ class Statements:
         """The statements; no signature is checked.
 
         Raises:
-            IdentityRefused, ValueError: the text holds none.
+            IdentityRefused: the text holds none.
         """
         return _read(self.text)
 
@@ -63,10 +64,10 @@ class Statements:
 def _read(text: str) -> tuple[Statement, ...]:
     try:
         found = json.loads(text)
-    except RecursionError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, list):
-        raise ValueError("a list of statements is none")
+        raise IdentityRefused("a list of signed statements can't be read: it was cut or changed")
     return tuple(Statement.from_text(str(each)) for each in found)
 
 

@@ -67,6 +67,7 @@ def readable(read: Callable[[], _Reply]) -> _Reply:
         ValueError,
         TypeError,
         AttributeError,
+        OverflowError,
         RecursionError,
     ) as error:
         raise MalformedReport(f"the message can't be read: {plain(error)}") from None

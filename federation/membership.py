@@ -50,8 +50,10 @@ class Enrolment:
             MembershipRefused: it is for another run or plan, or declares nonsense.
         """
         identity = checked(self.certificate, trust, "site")
-        if (self.run, self.plan) != (run, plan) or self.declared_rows < 0:
+        if (self.run, self.plan) != (run, plan):
             raise MembershipRefused(f"the wish of {self.name} to take part is for another run or plan")
+        if self.declared_rows < 0:
+            raise MembershipRefused(f"{self.name} declares {self.declared_rows} rows; no site holds fewer than none")
         identity.verify(bytes.fromhex(self.signature), "enrolment", self._message())
 
     def signed(self, identity: Identity) -> Enrolment:
@@ -88,7 +90,9 @@ class Enrolment:
             if not all(isinstance(value, str) for value in texts.values()) or len(found) != len(texts) + 2:
                 raise ValueError
             certificate = Certificate.from_json(str(found["certificate"]))
-            return Enrolment(certificate=certificate, declared_rows=found["declared_rows"], **texts)
+            enrolment = Enrolment(certificate=certificate, declared_rows=found["declared_rows"], **texts)
+            enrolment._message()  # lone surrogates are JSON, but can't be signed
+            return enrolment
         except (ValueError, KeyError, TypeError, RecursionError):
             raise MembershipRefused("a site's wish to take part can't be read: it was cut or changed") from None
 
@@ -185,6 +189,8 @@ def _read(text: str, trust: Trust) -> Membership:
         found = json.loads(text) if len(text) <= _LARGEST else None
         if not isinstance(found, dict) or type(found["epoch"]) is not int or not isinstance(found["members"], list):
             raise ValueError
+        if found["epoch"] < 1:
+            raise ValueError
         wishes = [Enrolment.from_text(str(each)) for each in found["members"]]
         membership = Membership.of(str(found["run"]), str(found["plan"]), found["epoch"], wishes)
         if membership.to_text() != text or len(membership.members) != len(wishes):
@@ -193,8 +199,10 @@ def _read(text: str, trust: Trust) -> Membership:
         raise MembershipRefused("a membership can't be read, or names a site twice") from None
     for wish in wishes:
         wish.check(trust, membership.run, membership.plan)
-    if len({wish.certificate.identity.verifying for wish in wishes}) != len(wishes):
-        raise MembershipRefused("two members of the run share a key")
+    identities = [wish.certificate.identity for wish in wishes]
+    for keys in ({each.verifying for each in identities}, {each.mlkem for each in identities}):
+        if len(keys) != len(wishes):
+            raise MembershipRefused("two members of the run share a key")
     if len(wishes) < FEWEST_MEMBERS:
         raise MembershipRefused(
             f"the run has {len(wishes)} members, fewer than {FEWEST_MEMBERS}: in a sum of two, each reads the other's "

@@ -48,9 +48,12 @@ class SealedSecret:
         try:
             drawer, membership, sealed, signature = json.loads(text)
             bytes.fromhex(sealed), bytes.fromhex(signature)
+            found = SealedSecret(drawer=str(drawer), membership=str(membership), sealed=sealed, signature=signature)
+            if found.to_text() != text:
+                raise ValueError
         except (ValueError, TypeError, RecursionError):
             raise MembershipRefused("a sealed run secret can't be read: it was cut or changed") from None
-        return SealedSecret(drawer=str(drawer), membership=str(membership), sealed=sealed, signature=signature)
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

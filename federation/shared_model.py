@@ -79,9 +79,10 @@ class SharedModel:
     def ranges(self, plan: Plan, layout: Layout, cohort: int) -> Ranges:
         """Public bounds on the values of the next updates, one for each tensor.
 
-        The plan's; or in round 1 the plan's first; or 8 times the largest value of the last mean, more in cohorts
-        beyond 16, because one site's noise is the root of the cohort times the mean's. The noise of private plans is
-        alike in all tensors, and the mean of a small one small by chance: there the widest range is everybody's.
+        The plan's; or in round 1, and after a mean of zeros, the plan's first; or 8 times the largest value of the last
+        mean, more in cohorts beyond 16, because one site's noise is the root of the cohort times the mean's. The noise
+        of private plans is alike in all tensors, and the mean of a small one small by chance: there the widest range is
+        everybody's.
         """
         sizes = tuple(int(np.prod(shape)) for shape in layout.shapes)
         wide = max(self.largest, default=0.0)
@@ -114,7 +115,7 @@ class SharedModel:
                 largest=_numbers(notes["largest"]),
                 statistics=_numbers(notes["statistics"]),
             )
-        except (KeyError, ValueError, TypeError, RecursionError):
+        except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
             raise DataInvalid("these bytes hold no model of an encrypted run") from None
         if {len(found.state.vector), len(found.state.average)} != {layout.length}:
             raise DataInvalid("the model has another length than this site's task makes")
@@ -122,7 +123,7 @@ class SharedModel:
 
     def _digest(self) -> str:
         state = self.state
-        average = () if state.average is state.vector or np.array_equal(state.average, state.vector) else state.average
+        average = () if _same_bits(state.average, state.vector) else state.average
         parts = [np.asarray(part, "<f4") for part in (state.vector, state.first, state.second, average)]
         numbers = [np.asarray(part, "<f8") for part in (self.largest, self.statistics)]
         head = context("shared model", str(self.round).encode(), *(str(part.size).encode() for part in parts + numbers))
@@ -130,6 +131,10 @@ class SharedModel:
         for part in parts + numbers:
             digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()
+
+
+def _same_bits(first: Vector, second: Vector) -> bool:
+    return first is second or np.array_equal(first.view(np.uint32), second.view(np.uint32))
 
 
 def _vector(tensors: Mapping[str, Tensor], name: str) -> NDArray[np.float32]:

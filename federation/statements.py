@@ -92,7 +92,9 @@ def _read(text: str) -> Statement:
             raise ValueError
         if not all(isinstance(found[name], str) for name in (*_TEXTS, "signature")) or len(found) != len(_TEXTS) + 3:
             raise ValueError
-        return Statement(**found)
+        statement = Statement(**found)
+        statement._message()  # lone surrogates are JSON, but can't be signed
+        return statement
     except (ValueError, KeyError, TypeError, RecursionError):
         raise IdentityRefused("a signed statement can't be read: it was cut or changed") from None
 

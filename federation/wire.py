@@ -94,7 +94,7 @@ def _fact_digest(value: ConfigRecordValues) -> bytes:
 @lru_cache(maxsize=16)
 def _text_digest(text: str) -> bytes:
     """Remembered, because a simulation's sites are shown the same long texts."""
-    return hashlib.sha256(context("text", text.encode())).digest()
+    return hashlib.sha256(context("text", text.encode(errors="surrogatepass"))).digest()
 
 
 def address_facts(address: Address) -> Facts:

@@ -68,12 +68,15 @@ def _read(text: str) -> Certificate:
         found = json.loads(text) if len(text) <= _LARGEST else None
         if not isinstance(found, dict) or found["role"] not in _ROLES or not is_name(str(found["federation"])):
             raise ValueError
-        return Certificate(
+        certificate = Certificate(
             identity=PublicIdentity.from_json(str(found["identity"])),
             role=cast(Role, found["role"]),
             federation=str(found["federation"]),
             signature=bytes.fromhex(found["signature"]),
         )
+        if certificate.to_json() != text:
+            raise ValueError
+        return certificate
     except (ValueError, KeyError, TypeError, RecursionError):
         raise IdentityRefused("this is no certificate of FedSeal, or it was cut or changed") from None
 
