@@ -12,7 +12,7 @@ import pytest
 import tenseal.sealapi as seal
 from numpy.typing import NDArray
 
-from privacy.ciphertext_sum import CiphertextSum
+from privacy.ciphertext_sum import CiphertextSum, _RingSum
 from privacy.encryption import decrypt_numbers, decrypt_vector, encrypt_numbers, encrypt_vector
 from privacy.encryption_parameters import COEFFICIENT_MODULUS, RING_DEGREE, Encryption
 from privacy.errors import DuplicateReport, MalformedCiphertext, TooManySites, ValueTooLarge
@@ -68,6 +68,19 @@ def test_the_largest_cohort_at_its_worst_sums_bit_for_bit(bits: int) -> None:
     decoded = Quantiser(packing=used.packing, scale=scale(50, sites)).decode(np.asarray(exact), 0)
     frames = summed(used, uploads(used, rows, weights), 50)
     assert decrypt_vector(used, frames, 50, scale(50, sites), KEY, ABOUT).tolist() == decoded.tolist()
+
+
+@pytest.mark.parametrize(("bits", "sites"), [(16, 65), (14, 4161)])
+def test_noise_that_never_cancels_stays_below_the_bound(bits: int, sites: int) -> None:
+    """One ciphertext as often as there may be sites: its errors add up, where those of many would cancel."""
+    used, numbers = encryption(bits), np.arange(-2048, 2048)
+    wire = Wire(encryption=used, length=4096, whole=True)
+    (frame,) = encrypt_numbers(used, numbers, KEY, numbered(0))
+    total = _RingSum(used.numbers.modulus_bits)
+    for _ in range(sites):
+        total.add(*wire.read_upload(frame))
+    frames = (wire.sum(ABOUT, 0, *total.polynomials()),)
+    assert decrypt_numbers(used, frames, 4096, KEY, ABOUT).tolist() == (numbers * sites).tolist()
 
 
 def test_whole_numbers_of_the_largest_cohort_sum_bit_for_bit_at_their_ends() -> None:
