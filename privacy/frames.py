@@ -1,7 +1,7 @@
 """Ciphertexts on the wire: our own frames of fixed length, parsed by us alone.
 
 A frame is a head of 128 bytes and a whole number of ciphertexts, at most 32, so that models of any size stream. An
-upload's ciphertext is the 64-byte seed of c1 and c0; a sum's is c0 and c1. BFV's c0 travels without its four lowest
+upload's ciphertext is c0 and the 64-byte seed of c1; a sum's is c0 and c1. BFV's c0 travels without its four lowest
 bits, 7 bytes a coefficient (`privacy/encryption_parameters.py` counts the noise), everything else as 8 bytes,
 little-endian. The head says the version, the kind, the parameters, the run and membership, the round, the purpose, the
 site, and which part of how many this is. What a frame says is checked against what was asked for, every coefficient
@@ -31,7 +31,7 @@ SEED_BYTES = 64
 _MAGIC = b"FEDSEAL\x02"
 _HEAD = struct.Struct("<8s B 3x I I I I 4x Q 16s 32s 16s 16s 8x")
 _UPLOAD, _SUM = 1, 2
-_WORD_BYTES, _SHORT_BYTES = 8, 7
+_WORD_BYTES, _SHORT_BYTES, _BYTE_BITS = 8, 7, 8
 _TOP_BYTE = 0xFF
 
 Words = NDArray[np.uint64]
@@ -100,9 +100,9 @@ class Wire:
 
     def upload(self, about: About, block: int, seeds: NDArray[np.uint8], c0: Words) -> bytes:
         """A frame of a site's ciphertexts: (C, 64) seeds and (C, N) coefficients."""
-        body = np.empty((len(c0), SEED_BYTES + self._c0_bytes), np.uint8)
-        body[:, :SEED_BYTES] = seeds
-        body[:, SEED_BYTES:] = self._written(c0)
+        body = np.empty((len(c0), self._c0_bytes + SEED_BYTES), np.uint8)
+        body[:, : self._c0_bytes] = self._written(c0)
+        body[:, self._c0_bytes :] = seeds
         return self._head(about, _UPLOAD, block) + body.tobytes()
 
     def sum(self, about: About, block: int, c0: Words, c1: Words) -> bytes:
@@ -119,12 +119,12 @@ class Wire:
             MalformedCiphertext, ForeignCiphertext: one is missing, cut, changed, or made for something else.
         """
         for body in self._bodies(frames, about, "upload"):
-            self._refuse_large(body[:, SEED_BYTES:])
+            self._refuse_large(body[:, : self._c0_bytes])
 
     def read_upload(self, frame: bytes) -> tuple[NDArray[np.uint8], Words]:
         """(C, 64) seeds and (C, N) coefficients of a frame that was checked."""
-        body = self._body(frame, SEED_BYTES + self._c0_bytes)
-        return body[:, :SEED_BYTES], self._read(body[:, SEED_BYTES:])
+        seeds = self._body(frame, self._c0_bytes + SEED_BYTES)[:, self._c0_bytes :]
+        return seeds, self._read(frame, self._c0_bytes + SEED_BYTES)
 
     def check_sums(self, frames: Sequence[bytes], about: About) -> None:
         """Passes heads and lengths of all frames of a sum; `read_sum` checks the rest. Raises as `check_uploads`."""
@@ -136,14 +136,14 @@ class Wire:
         Raises:
             MalformedCiphertext: one is not below the modulus, or a ciphertext is transparent.
         """
-        body = self._body(frame, self._c0_bytes + _WORD_BYTES * RING_DEGREE)
-        self._refuse_large(body[:, : self._c0_bytes])
-        c1 = np.ascontiguousarray(body[:, self._c0_bytes :]).view(np.uint64)  # (C, N)
-        if int(c1.max(initial=0)) >= COEFFICIENT_MODULUS:
-            raise MalformedCiphertext("a coefficient is not below the modulus: the ciphertext was changed")
-        if not c1.any(axis=1).all():
+        ciphertext_bytes = self._c0_bytes + _WORD_BYTES * RING_DEGREE
+        c0, c1 = self._read(frame, ciphertext_bytes), _words(frame, self._c0_bytes, ciphertext_bytes, _WORD_BYTES)
+        largest = c1.max(axis=1)  # (C,)
+        if max(int(c0.max()), int(largest.max())) >= COEFFICIENT_MODULUS:
+            raise MalformedCiphertext(_TOO_LARGE)
+        if not largest.all():
             raise MalformedCiphertext("a ciphertext is transparent: anybody could read it, and anybody made it")
-        return self._read(body[:, : self._c0_bytes]), c1
+        return c0, c1
 
     @property
     def _c0_bytes(self) -> int:
@@ -170,7 +170,7 @@ class Wire:
         blocks = self.blocks
         if len(frames) != len(blocks):
             raise MalformedCiphertext(f"{len(frames)} frames came, but the sum has {len(blocks)}")
-        first = SEED_BYTES + self._c0_bytes if kind == "upload" else self._c0_bytes + _WORD_BYTES * RING_DEGREE
+        first = self._c0_bytes + (SEED_BYTES if kind == "upload" else _WORD_BYTES * RING_DEGREE)
         for block, (frame, ciphertexts) in enumerate(zip(frames, blocks, strict=True)):
             if len(frame) != _HEAD.size + ciphertexts * first:
                 raise MalformedCiphertext(f"frame {block} has {len(frame)} bytes: it was cut, or something was added")
@@ -204,13 +204,12 @@ class Wire:
             rounded.view(np.uint8).reshape(len(c0), RING_DEGREE, _WORD_BYTES)[:, :, :_SHORT_BYTES].reshape(len(c0), -1)
         )
 
-    def _read(self, written: NDArray[np.uint8]) -> Words:
+    def _read(self, frame: bytes, ciphertext_bytes: int) -> Words:
+        """(C, N) coefficients of c0. A short one is read as a word whose highest byte is the next one's."""
         if not self.short:
-            return np.ascontiguousarray(written).view(np.uint64)
-        words = np.zeros((len(written), RING_DEGREE, _WORD_BYTES), np.uint8)
-        words[:, :, :_SHORT_BYTES] = written.reshape(len(written), RING_DEGREE, _SHORT_BYTES)
-        found: Words = words.reshape(len(written), -1).view(np.uint64)
-        found <<= np.uint64(DROPPED_BITS)
+            return _words(frame, 0, ciphertext_bytes, _WORD_BYTES)
+        found: Words = _words(frame, 0, ciphertext_bytes, _SHORT_BYTES) << np.uint64(_BYTE_BITS)
+        found >>= np.uint64(_BYTE_BITS - DROPPED_BITS)
         return found
 
     def _refuse_large(self, written: NDArray[np.uint8]) -> None:
@@ -224,7 +223,15 @@ class Wire:
             words[:, :_SHORT_BYTES] = suspects
             large = int(words.view(np.uint64).max(initial=0)) > _LARGEST_SHORT
         if large:
-            raise MalformedCiphertext("a coefficient is not below the modulus: the ciphertext was changed")
+            raise MalformedCiphertext(_TOO_LARGE)
 
 
+def _words(frame: bytes, start: int, ciphertext_bytes: int, step: int) -> Words:
+    """(C, N) words of a frame's ciphertexts, from `start` of each, `step` bytes apart; nothing is copied."""
+    ciphertexts = (len(frame) - _HEAD.size) // ciphertext_bytes
+    strides = (ciphertext_bytes, step)
+    return np.ndarray((ciphertexts, RING_DEGREE), "<u8", frame, _HEAD.size + start, strides)
+
+
+_TOO_LARGE = "a coefficient is not below the modulus: the ciphertext was changed"
 _LARGEST_SHORT = (COEFFICIENT_MODULUS - 1) >> DROPPED_BITS

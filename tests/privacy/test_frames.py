@@ -12,7 +12,7 @@ from privacy.ciphertext_sum import CiphertextSum
 from privacy.encryption import decrypt_numbers, encrypt_numbers, encrypt_vector
 from privacy.encryption_parameters import COEFFICIENT_MODULUS, RING_DEGREE
 from privacy.errors import ForeignCiphertext, MalformedCiphertext
-from privacy.frames import SEED_BYTES, Wire
+from privacy.frames import Wire
 from tests.privacy.encryption_builders import ABOUT, KEY, encryption, numbered, scale, summed
 
 HEAD_BYTES = 128
@@ -75,7 +75,7 @@ def test_missing_cut_and_extended_parts_are_refused(frames: tuple[bytes, ...]) -
 def test_a_coefficient_that_is_not_below_the_modulus_is_refused(scheme: str, width: int, place: int) -> None:
     (frame,) = upload(scheme)
     least = COEFFICIENT_MODULUS if width == 8 else (COEFFICIENT_MODULUS >> 4) + 1
-    start = HEAD_BYTES + SEED_BYTES + width * place
+    start = HEAD_BYTES + width * place
     for value in (least, 2 ** (8 * width) - 1):
         changed = frame[:start] + value.to_bytes(width, "little") + frame[start + width :]
         with pytest.raises(MalformedCiphertext, match="not below the modulus"):
