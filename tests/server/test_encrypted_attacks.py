@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
+from torch import Tensor, nn
 
 from federation.encrypted_orders import (
     Draw,
@@ -23,13 +24,14 @@ from federation.encrypted_replies import read_confirmation, read_enrolment, read
 from federation.membership import Enrolment, Membership, enrol
 from federation.orders import Address, Expectation, Refusal
 from federation.promise import metrics_mechanism
+from federation.rows import Rows
 from federation.run_secret import SealedSecrets, draw_secret
 from federation.statements import Statement
 from privacy.certificates import Authority
 from privacy.errors import FedSealError, IdentityRefused, MembershipRefused, ModelDiffers, OrderRefused, SumRefused
 from privacy.identity import Identity
 from server.encrypted_sum import EncryptedSum
-from tests.encrypted_builders import LAYOUT, NAMES, Federation, clinics, start, unchanged
+from tests.encrypted_builders import LAYOUT, NAMES, Federation, Wards, clinics, start, unchanged
 
 
 def enrolled(federation: Federation, places: Sequence[int] = range(4)) -> list[Enrolment]:
@@ -493,3 +495,36 @@ def test_a_site_takes_no_part_in_a_plan_that_its_engineer_did_not_agree_to() -> 
 def test_an_honest_network_changes_nothing(joined: Joined) -> None:
     content = write_report(joined.report(0))
     assert unchanged(0, "train", content) is content
+
+
+class Diverging(Wards):
+    """Its gradients are no numbers."""
+
+    def loss(self, model: nn.Module, batch: Rows) -> Tensor:
+        return super().loss(model, batch) * float("nan")
+
+
+def test_an_update_that_is_no_number_is_not_quantised_and_costs_its_site_alone() -> None:
+    federation = clinics(rounds=1)
+    federation.sites[2].site = replace(federation.sites[2].site, task=Diverging())
+    result = federation.run()
+    assert [(refused.site, refused.error) for refused in result.rounds[0].refused] == [("west", "ValueTooLarge")]
+    assert result.rounds[0].answered == ("east", "north", "south")
+
+
+def test_the_site_that_tells_the_metrics_can_not_move_the_others_to_another_model() -> None:
+    federation = clinics(rounds=2, metrics="private", **PRIVATE)
+    east = NAMES.index("east")
+    taken: list[int] = []
+
+    def lie(node: int, content: RecordDict) -> RecordDict:
+        taken.append(node)
+        if taken.count(east) != 2 or node != east:
+            return content
+        said = Statement.from_text(str(content.config_records["signed"]["statement"]))
+        lied = replace(said, model="0" * 64).signed(federation.sites[east].member.credentials.identity)
+        return RecordDict({**content, "signed": ConfigRecord({"statement": lied.to_text()})})
+
+    result = federation.run(up=carried("query.take", lie))
+    assert [len(record.answered) for record in result.rounds] == [4, 4]
+    assert len({federation.model(place).digest for place in range(4)}) == 1
