@@ -42,7 +42,7 @@ from federation.run_secret import handover_key
 from federation.shared_model import SharedModel
 from federation.sum_parts import SumKeys
 from privacy.entries import Purpose
-from privacy.errors import OrderRefused, ValueTooLarge
+from privacy.errors import OrderRefused
 from privacy.noise import RandomStream
 from privacy.packing import Ranges
 from privacy.sealing import SealBroken, context, seal, unseal
@@ -75,8 +75,6 @@ class EncryptedSite:
 
         def wrap(update: NDArray[np.float32], price: Price) -> Wrapped[EncryptedReport]:
             began = perf_counter()
-            if not np.isfinite(update).all():
-                raise ValueTooLarge("the update holds NaN or infinity: training has diverged; lower its learning rate")
             fed_back = update if known.residual is None else update + known.residual
             part = keys.encrypt_update(self.name, fed_back, self._ranges(model, order), self._stream(order))
             if part.residual is not None:

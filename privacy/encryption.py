@@ -35,7 +35,9 @@ from privacy.packing import Quantiser, Scale
 from privacy.seal_ring import RINGS
 from privacy.secret import Secret
 
-_LARGEST_CKKS = 2.0**17  # of a weighted value: the sum must stay below q / (2 scale), twice that for its imaginary half
+# All weights add up to at most one, so that no weighted sum is larger; a coefficient may be sqrt(2) times that, for the
+# imaginary half, and must stay below q / (2 scale), 2 ** 19.
+_LARGEST_CKKS = 2.0**17
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,12 +71,12 @@ def encrypt_vector(
     residual:  whether to return what rounding and clipping left out
 
     Raises:
-        ValueTooLarge: ckks can't hold a value.
+        ValueTooLarge: a value is NaN or infinite, or ckks can't hold it.
     """
+    _refuse_large(values, _LARGEST_CKKS if encryption.scheme == "ckks" else float(np.finfo(np.float32).max))
     wire = Wire(encryption=encryption, length=len(values), whole=False)
     left_out = np.empty_like(values) if residual else None
     if encryption.scheme == "ckks":
-        _refuse_large(values, scale.weight)
         parts: Iterator[Words | NDArray[np.complex128]] = (
             _complex_slots(values[wire.block_values(block)] * np.float64(scale.weight), ciphertexts)
             for block, ciphertexts in enumerate(wire.blocks)
@@ -200,10 +202,11 @@ def _complex_slots(values: NDArray[np.float64], ciphertexts: int) -> NDArray[np.
     return padded.view(np.complex128).reshape(ciphertexts, RING_DEGREE // 2)
 
 
-def _refuse_large(values: NDArray[np.float32], weight: float) -> None:
-    largest = float(np.abs(values).max(initial=0.0)) * weight
-    if not largest <= _LARGEST_CKKS:
+def _refuse_large(values: NDArray[np.float32], bound: float) -> None:
+    """Passes values of at most the bound; NaN is none."""
+    largest = np.maximum(values.max(initial=0.0), -values.min(initial=0.0))
+    if not largest <= bound:
         raise ValueTooLarge(
-            f"an update holds a value of {largest:.3g} after weighting, more than CKKS carries ({_LARGEST_CKKS:g}): "
-            "the training has diverged; lower its learning rate"
+            f"an update holds NaN, or a value beyond what its encryption carries ({bound:.6g}): the training has "
+            "diverged; lower its learning rate"
         )

@@ -5,9 +5,10 @@ Encryption Standard, Albrecht et al. 2018, allows 109 bits for this ring). BFV's
 that several fields share a coefficient; packing several values in one coefficient is known (FedBit, arXiv 2509.23091).
 
 How many ciphertexts may be added: a coefficient decrypts right while its noise stays below q / (2 t) (Fan and
-Vercauteren 2012). Each adds at most 21 (SEAL's centred binomial error, 21 coins of each sign), 0.5 (SEAL rounds
-q m / t), 1 (wrapping around t), and 9 (the four lowest bits of c0 do not travel: at most 8, and 1 where c0 wraps around
-q).
+Vercauteren 2012). Each adds at most 29.5: 21 (SEAL's centred binomial error, 21 coins of each sign), 0.5 (SEAL rounds
+q m / t, so that wrapping around t adds nothing), and 8 (the four lowest bits of c0 do not travel; 16 divides q - 1, so
+that rounding c0 never reaches q). The sum's own c0 travels short, too: 8 more, once. Each is counted with 31.5: the 2
+to spare cover those 8 from four ciphertexts on, and fewer are far from the bound.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ RING_DEGREE = 4096
 COEFFICIENT_MODULUS = 1152921504606830593  # SEAL's CoeffModulus::Create(4096, {60})
 DROPPED_BITS = 4
 CKKS_SCALE = 2.0**40
-_NOISE_OF_A_SITE = 21 + 0.5 + 1 + 9
+_NOISE_OF_A_SITE = 31.5
 _CKKS_NUMBER_BITS = 42
 
 Scheme: TypeAlias = Literal["bfv", "ckks", "sizes"]

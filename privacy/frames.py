@@ -199,7 +199,6 @@ class Wire:
         if not self.short:
             return np.ascontiguousarray(c0).view(np.uint8).reshape(len(c0), -1)
         rounded = (c0 + np.uint64(1 << (DROPPED_BITS - 1))) >> np.uint64(DROPPED_BITS)
-        rounded[rounded > _LARGEST_SHORT] = 0  # it wraps around q
         return (
             rounded.view(np.uint8).reshape(len(c0), RING_DEGREE, _WORD_BYTES)[:, :, :_SHORT_BYTES].reshape(len(c0), -1)
         )

@@ -139,8 +139,23 @@ def test_ckks_is_near_the_mean_without_a_range() -> None:
 
 def test_ckks_refuses_what_it_can_not_carry() -> None:
     huge = np.array([1.0, 3e5], np.float32)
-    with pytest.raises(ValueTooLarge, match="more than CKKS carries"):
+    with pytest.raises(ValueTooLarge, match="beyond what its encryption carries"):
         encrypt_vector(encryption(scheme="ckks"), huge, scale(2, 3), KEY, numbered(0))
+
+
+def test_ckks_sums_values_at_their_largest_and_none_beyond() -> None:
+    used, edge = encryption(scheme="ckks"), np.float32(2**17)
+    rows = np.full((5, 6), edge, np.float32)
+    assert np.abs(mean_of(used, rows) - float(edge)).max() < 1e-4
+    with pytest.raises(ValueTooLarge):  # each part would fit, their sum would wrap around the modulus
+        uploads(used, rows * np.float32(5), [0.2] * 5)
+
+
+@pytest.mark.parametrize("scheme", ["bfv", "ckks", "sizes"])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_what_is_no_number_is_not_encrypted(scheme: str, bad: float) -> None:
+    with pytest.raises(ValueTooLarge, match="holds NaN, or a value beyond"):
+        encrypt_vector(encryption(scheme=scheme), np.array([0.5, bad], np.float32), scale(2, 3), KEY, numbered(0))
 
 
 def test_sizes_are_those_of_ciphertexts_and_results_those_of_the_arithmetic() -> None:
