@@ -37,8 +37,6 @@ Action: TypeAlias = Literal[
 ]
 Frames: TypeAlias = tuple[bytes, ...]
 
-TALLY = ("weight", "count", "clipped", "check")  # the numbers of a tally, in this order
-
 
 @dataclass(frozen=True, slots=True)
 class Statements:
